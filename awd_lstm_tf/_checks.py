@@ -1,0 +1,222 @@
+"""Argument checks: every error sentence of the library, in one place.
+
+House form: the argument in backticks, the rule, the value received, the fix.
+Each check returns the value it was given, ready to use.
+"""
+import math
+import numbers
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import tensor_util
+
+_KEEP_RULE = "`{}` must be in (0, 1], got "
+
+
+def is_tensor(value):
+    """Whether `value` is a graph-time unknown: a tensor or a variable."""
+    return tensor_util.is_tensor(value)
+
+
+def _scalar_tensor(argument, value, kind):
+    if value.shape.ndims not in (None, 0):
+        raise ValueError(
+            f"`{argument}` must be a scalar, got a tensor of shape "
+            f"{value.shape}."
+        )
+    if not getattr(value.dtype.base_dtype, "is_" + kind):
+        raise TypeError(
+            f"`{argument}` must be a {kind} tensor, got dtype "
+            f"{value.dtype.base_dtype.name}."
+        )
+    return value
+
+
+def keep_prob(argument, value):
+    """A float in (0, 1], or a scalar float tensor (checked when it is read)."""
+    if is_tensor(value):
+        return _scalar_tensor(argument, value, "floating")
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (numbers.Real, np.number)
+    ):
+        raise TypeError(
+            f"`{argument}` must be a float in (0, 1] or a scalar float "
+            f"tensor, got {value!r}."
+        )
+    if not 0.0 < value <= 1.0:
+        raise ValueError(_KEEP_RULE.format(argument) + f"{value}.")
+    return float(value)
+
+
+def checked_keep_prob(argument, value):
+    """`value` behind an op that fails the step when it leaves (0, 1]."""
+    value = tf.convert_to_tensor(value)
+    valid = tf.logical_and(value > 0, value <= 1)  # False for NaN, too
+    message = _KEEP_RULE.format(argument)
+    with tf.control_dependencies([tf.Assert(valid, [message, value])]):
+        return tf.identity(value)
+
+
+def boolean(argument, value):
+    """A Python (or numpy) bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{argument}` must be True or False, got {value!r}.")
+    return bool(value)
+
+
+def is_train(value):
+    """A Python bool or a scalar bool tensor."""
+    if is_tensor(value):
+        return _scalar_tensor("is_train", value, "bool")
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            "`is_train` must be True, False or a scalar bool tensor, got "
+            f"{value!r}."
+        )
+    return bool(value)
+
+
+def integer(argument, value, least=None):
+    """An int, or None where `least` does not forbid it."""
+    if isinstance(value, bool) or not isinstance(
+        value, (numbers.Integral, np.integer, tf.Dimension)
+    ):
+        raise TypeError(f"`{argument}` must be an integer, got {value!r}.")
+    value = int(value)
+    if least is not None and value < least:
+        raise ValueError(f"`{argument}` must be at least {least}, got {value}.")
+    return value
+
+
+def optional_integer(argument, value, least=None):
+    """`integer`, or None."""
+    return None if value is None else integer(argument, value, least)
+
+
+def finite(argument, value):
+    """A finite Python number."""
+    if isinstance(value, bool) or not isinstance(
+        value, (numbers.Real, np.number)
+    ):
+        raise TypeError(f"`{argument}` must be a number, got {value!r}.")
+    if not math.isfinite(value):
+        raise ValueError(f"`{argument}` must be finite, got {value}.")
+    return float(value)
+
+
+def auto_update(value, use_vd):
+    """`auto_update` is a way of drawing the variational mask."""
+    if boolean("auto_update", value) and not use_vd:
+        raise ValueError(
+            "`auto_update` must go with `use_vd=True`, got `use_vd=False`: "
+            "set both, or leave `auto_update` out."
+        )
+    return value
+
+
+def floating(argument, value):
+    """A floating dtype."""
+    value = tf.as_dtype(value).base_dtype
+    if not value.is_floating:
+        raise TypeError(
+            f"`{argument}` must be a floating dtype, got {value.name}."
+        )
+    return value
+
+
+def known_shape(argument, value):
+    """A fully known shape, as a list of ints."""
+    try:
+        shape = tf.TensorShape(value)
+    except (TypeError, ValueError):
+        shape = tf.TensorShape(None)
+    if not shape.is_fully_defined():
+        raise ValueError(
+            f"`{argument}` must be a list of known sizes, got {value!r}: use 1 "
+            "for a dimension along which the mask is shared."
+        )
+    return shape.as_list()
+
+
+def broadcasts(mask_shape, inputs):
+    """`inputs`, if the mask fits it without making it any larger."""
+    shape = inputs.shape
+    if shape.ndims is not None:
+        padded = [1] * (shape.ndims - len(mask_shape)) + mask_shape
+        fits = len(padded) == shape.ndims and all(
+            size in (1, have) or have is None
+            for size, have in zip(padded, shape.as_list())
+        )
+        if not fits:
+            raise ValueError(
+                "`input_shape` must broadcast against the inputs, got "
+                f"{mask_shape} for inputs of shape {shape}."
+            )
+    return inputs
+
+
+def same_dtype(owner, dtype, inputs):
+    """`inputs`, if of the mask's dtype."""
+    if inputs.dtype.base_dtype != dtype:
+        raise TypeError(
+            f"`dtype` of {owner} is {dtype.name}, got inputs of "
+            f"{inputs.dtype.base_dtype.name}: pass "
+            f"`dtype=tf.{inputs.dtype.base_dtype.name}`."
+        )
+    return inputs
+
+
+def input_depth(input_size, depth):
+    """`input_size`, if given, is the real depth of the inputs."""
+    if input_size is not None and input_size != depth:
+        raise ValueError(
+            "`input_size` must be the depth of the inputs, got "
+            f"`input_size={input_size}` and inputs of depth {depth}."
+        )
+
+
+def mask_dtype(have, need):
+    """A mask made from `input_size` has the dtype of the kernel."""
+    if have != need:
+        raise ValueError(
+            f"`dtype` must be given with `input_size` when the weights are not "
+            f"{have.name}, got weights of {need.name}: pass "
+            f"`dtype=tf.{need.name}`."
+        )
+
+
+def graph_mode(argument):
+    """Masks live in graphs."""
+    if tf.executing_eagerly():
+        raise ValueError(
+            f"`{argument}` below 1.0 needs a graph, got eager execution: build "
+            "the model in a `tf.Graph`, or keep the rate at 1.0."
+        )
+
+
+def mask_exists(method, built):
+    """The update and reset ops need a mask variable of known shape."""
+    if not built:
+        raise ValueError(
+            f"`{method}` needs the mask, whose shape is not known yet: pass "
+            "`input_size`, or call the cell first."
+        )
+
+
+def keep_prob_outside_loops(argument, visible):
+    """The mask is drawn outside of loops, so its keep rate must be there."""
+    if not visible:
+        raise ValueError(
+            f"`{argument}` must be made outside of the loop for a mask that "
+            "is drawn outside of it, got a tensor made inside: move it out."
+        )
+
+
+def not_quantized(is_quant, quant_delay):
+    """The quantization arguments, until they do something."""
+    if boolean("is_quant", is_quant):
+        raise ValueError(
+            "`is_quant` must be False in this version, got True: "
+            "quantization is not there yet."
+        )
+    integer("quant_delay", quant_delay, 0)

@@ -1,0 +1,492 @@
+"""Dropout masks that hold over many steps, and where their ops are put.
+
+A `Mask` owns everything about one mask: how it is drawn, the variable that
+holds it, the op that redraws it and the tensor that a sequence reads it into.
+`once_per_sequence` puts a computation outside of the loop it is asked for in.
+"""
+import collections
+import contextlib
+import copy
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import ops
+from tensorflow.python.ops import resource_variable_ops
+
+from awd_lstm_tf import _checks
+
+# The three ways of drawing a mask.
+PER_STEP = "per_step"  # anew wherever and whenever the value is asked for
+PER_RUN = "per_run"  # once in every session.run and sequence
+VARIABLE = "variable"  # when the update op is run
+
+# Masks are scratch state: in no checkpoint, with no need of an initializer.
+MASKS = "awd_lstm_tf_masks"
+
+_INT16_LEVELS = 1 << 16
+
+# Control flow v2 (TF 1.15) builds loop bodies and branches as graphs of their
+# own. They are told by name: TF 1.13 does not have these classes.
+_LOOP_GRAPHS = ("WhileBodyFuncGraph", "WhileCondFuncGraph")
+_BRANCH_GRAPHS = ("CondBranchFuncGraph",)
+
+
+# ---------------------------------------------------------------------------
+# Where ops are put
+
+
+class Place(collections.namedtuple("Place", "graph context control_inputs")):
+    """A spot in the graph: what ops created there belong to and wait for."""
+
+    def sees(self, value):
+        """Whether `value` can be used here without being in a deeper loop."""
+        if not isinstance(value, tf.Tensor):
+            return True  # Python values, and variables, which live at the root
+        return self._holds_graph(value.graph) and (
+            value.graph is not self.graph or self._sees_op(value.op)
+        )
+
+    def _sees_op(self, op):
+        inner, context = op._get_control_flow_context(), self.context
+        while context is not None and context is not inner:
+            context = context.outer_context
+        return inner is None or context is inner
+
+    def _holds_graph(self, graph):
+        mine = self.graph
+        while mine is not None and mine is not graph:
+            mine = getattr(mine, "outer_graph", None)
+        return mine is graph
+
+
+def _target():
+    """The graph and control-flow context around the innermost loop.
+
+    Conds on the way to that loop are left, too, so that the steps of
+    `static_rnn` with `sequence_length` (each in a cond) and both branches of a
+    user's cond find one and the same place.
+    """
+    graph = tf.get_default_graph()
+    context = graph._get_control_flow_context()
+    while True:
+        if context is None:
+            kind = type(graph).__name__
+            if kind not in _LOOP_GRAPHS + _BRANCH_GRAPHS:
+                return graph, None
+            left_loop = kind in _LOOP_GRAPHS
+            graph = graph.outer_graph
+            context = graph._get_control_flow_context()
+        elif context.IsWhileContext() or context.IsCondContext():
+            left_loop = context.IsWhileContext()
+            context = context.outer_context
+        else:  # an XLA or TPU context is not ours to leave
+            return graph, context
+        if left_loop:
+            return graph, context
+
+
+@contextlib.contextmanager
+def outside_innermost_loop():
+    """Creates ops outside the innermost loop, and yields their `Place`.
+
+    Unlike `tf.init_scope` and `tf.control_dependencies(None)` it keeps those
+    of the surrounding control dependencies that can be seen from out there, so
+    that a call inside `tf.control_dependencies(update_ops)` is after the update
+    (test_masks.py::test_ordering_is_honoured).
+    """
+    graph, context = _target()
+    before = graph._get_control_flow_context()
+    stack = graph._control_dependencies_stack
+    here = Place(graph, context, ())
+    waits = [op for level in stack for op in level.control_inputs]
+    kept = tuple(op for op in waits if here._sees_op(op))
+    with graph.as_default():
+        graph._set_control_flow_context(context)
+        graph._control_dependencies_stack = []
+        try:
+            with tf.control_dependencies(kept):
+                yield here._replace(control_inputs=kept)
+        finally:
+            graph._control_dependencies_stack = stack
+            graph._set_control_flow_context(before)
+
+
+def once_per_sequence(cache, make, inputs=()):
+    """`make()`, computed once outside the innermost loop this is called in.
+
+    Args:
+      cache: a dict that belongs to `make`: what was made, by `Place`.
+      make: a function without arguments that returns a tensor.
+      inputs: the tensors and variables that `make` uses. If one of them was
+        made inside the loop there is no way out: `make` is called in place.
+
+    Returns:
+      The tensor, shared by all calls from the same place.
+    """
+    with outside_innermost_loop() as place:
+        if all(place.sees(value) for value in inputs):
+            if place not in cache:
+                cache[place] = make()
+            return cache[place]
+    return make()
+
+
+# ---------------------------------------------------------------------------
+# Drawing
+
+
+def sample_mask(shape, keep_prob, dtype=tf.float32, seed=None):
+    """A new dropout mask: entries are 0 or `1 / keep_prob`.
+
+    An entry is kept when 16 random bits lie below a threshold, so one 32-bit
+    draw serves two entries. A mask's own keep rate is thus a multiple of
+    `2**-16`; which of the two nearest ones is itself drawn, once per mask, so
+    that the expected value of every entry is 1 at any `keep_prob`.
+
+    Args:
+      shape: list of ints.
+      keep_prob: float, or scalar float tensor, in (0, 1].
+      dtype: of the mask. The draw is the same for all dtypes.
+      seed: op-level seed, see `tf.set_random_seed`.
+
+    Returns:
+      A tensor of the given shape and dtype.
+    """
+    size = int(np.prod(shape, dtype=np.int64))
+    if not _checks.is_tensor(keep_prob):
+        keep_prob = np.float64(keep_prob)  # exact scale for float64 masks, too
+    keep_prob = tf.stop_gradient(tf.convert_to_tensor(keep_prob, name="keep"))
+    bits = tf.random_uniform(
+        [(size + 1) // 2], tf.int32.min, tf.int32.max, tf.int32, seed=seed
+    )
+    bits = tf.reshape(tf.bitcast(bits, tf.int16), [-1])[:size]
+    rounding = tf.random_uniform([], seed=seed)
+    threshold = tf.floor(
+        tf.cast(keep_prob, tf.float32) * _INT16_LEVELS + rounding
+    )
+    # The largest int16 that is kept: at a rate of 1.0, the largest there is.
+    threshold = tf.cast(threshold - (_INT16_LEVELS // 2 + 1), tf.int16)
+    keep = tf.cast(tf.reshape(bits <= threshold, shape), dtype)
+    return keep * tf.cast(1 / keep_prob, dtype)
+
+
+# ---------------------------------------------------------------------------
+# Holding
+
+
+def _scratch_variable(shape, dtype, name):
+    # A ResourceVariable made directly, not `tf.get_variable`: its name is
+    # unique by itself, and each replica of a MirroredStrategy has its own. The
+    # device is the one of an op that holds no state, so a device setter for
+    # parameter servers leaves the mask on its worker.
+    with tf.device(tf.no_op().device):
+        return resource_variable_ops.ResourceVariable(
+            lambda: tf.ones(shape, dtype),
+            trainable=False,
+            collections=[MASKS],
+            name=name,
+        )
+
+
+def _read_or_ones(variable):
+    # No initializer is ever needed: an uninitialized mask is the identity.
+    return tf.cond(
+        variable.is_initialized(),
+        variable.read_value,
+        lambda: tf.ones(variable.shape, variable.dtype.base_dtype),
+    )
+
+
+class Mask(object):
+    """One dropout mask: its variable, its draws, its ops, its diagnostics.
+
+    Args:
+      keep_prob: float in (0, 1], or scalar float tensor, read at each draw.
+      mode: `PER_STEP`, `PER_RUN` or `VARIABLE`.
+      is_train: bool, or scalar bool tensor. False: the mask is all ones.
+      seed: op-level seed of the draws.
+      updates_collections: name or list of names of the graph collections that
+        the update op is added to.
+      name: of the variable.
+      argument: what the user calls `keep_prob`, for error sentences.
+    """
+
+    def __init__(
+        self,
+        keep_prob,
+        mode,
+        is_train=True,
+        seed=None,
+        updates_collections=None,
+        name="mask",
+        argument="keep_prob",
+    ):
+        self._keep_prob = _checks.keep_prob(argument, keep_prob)
+        self._mode = mode
+        self._is_train = _checks.is_train(is_train)
+        self._seed = _checks.optional_integer("seed", seed)
+        self._collections = updates_collections
+        self._name = name
+        self._argument = argument
+        self._forget()
+        if self.active:
+            _checks.graph_mode(argument)
+
+    def _forget(self):
+        self._shape = self._dtype = None
+        self._whole_rows = 0
+        self._variable = self._root = self._update = self._reset = None
+        self._values = {}  # by Place
+        self._latest = None
+        self._diagnostics = {}  # by mask tensor
+        self._draws = 0
+
+    def __deepcopy__(self, memo):
+        twin = copy.copy(self)
+        twin._forget()
+        if self._shape is not None:
+            twin.build(self._shape, self._dtype, self._whole_rows)
+        return twin
+
+    @property
+    def active(self):
+        """Whether there is anything to drop: False means the identity."""
+        always_whole = not _checks.is_tensor(self._keep_prob)
+        always_whole = always_whole and self._keep_prob == 1.0
+        return not always_whole and self._is_train is not False
+
+    @property
+    def per_step(self):
+        """Whether each value is a new draw, made where it is asked for."""
+        return self._mode == PER_STEP
+
+    @property
+    def built(self):
+        return self._shape is not None
+
+    @property
+    def inputs(self):
+        """The tensors that a value depends on."""
+        return [self._is_train]
+
+    def build(self, shape, dtype, whole_rows=0):
+        """Fixes the shape; makes the variable and its ops, once.
+
+        Args:
+          shape: list of ints, of the part of the weights that is dropped.
+          dtype: of the weights.
+          whole_rows: the number of rows above that part, never dropped, for
+            `latest` to be of the whole kernel's shape.
+        """
+        if not self.active:
+            return
+        if self.built:
+            _checks.mask_dtype(self._dtype, dtype)
+            return
+        self._shape, self._dtype = shape, dtype
+        self._whole_rows = whole_rows
+        if self._mode == VARIABLE:
+            # Outside every context: the ops can be fetched wherever the first
+            # call was made.
+            with ops.init_scope():
+                _checks.graph_mode(self._argument)
+                self._build_variable()
+
+    def _build_variable(self):
+        self._variable = _scratch_variable(
+            self._shape, self._dtype, self._name
+        )
+        with tf.name_scope(self._name + "_ops"):
+            self._root = _read_or_ones(self._variable)
+            # The updates come after the read that has no order of its own:
+            # where both are in one run, with nothing between them, every run
+            # has the mask of the update before, not now this one, now that.
+            with tf.control_dependencies([self._root]):
+                self._reset = self._assignment(self._ones(), "reset")
+                if self._here().sees(self._keep_prob):
+                    self._update = self._assignment(self._draw(), "update")
+        if self._update is not None:
+            for name in self._collection_names():
+                tf.add_to_collection(name, self._update)
+
+    def _collection_names(self):
+        if isinstance(self._collections, str):
+            return [self._collections]
+        return self._collections or []
+
+    def _assignment(self, value, name):
+        # The op handed out has an output: a while loop drops control
+        # dependencies on outer ops that have none.
+        with tf.control_dependencies([self._variable.assign(value)]):
+            return tf.constant(True, name=name).op
+
+    @staticmethod
+    def _here():
+        graph = tf.get_default_graph()
+        return Place(graph, graph._get_control_flow_context(), ())
+
+    def _ones(self):
+        return tf.ones(self._shape, self._dtype)
+
+    def _draw(self):
+        keep_prob = self._keep_prob
+        if _checks.is_tensor(keep_prob):
+            visible = self._here().sees(keep_prob)
+            _checks.keep_prob_outside_loops(self._argument, visible)
+            keep_prob = _checks.checked_keep_prob(self._argument, keep_prob)
+        # Ops of one seed would all draw the same sequence of masks.
+        seed = None if self._seed is None else self._seed + self._draws
+        self._draws += 1
+        return sample_mask(self._shape, keep_prob, self._dtype, seed)
+
+    def _if_training(self, make):
+        if self._is_train is True:
+            return make()
+        return tf.cond(self._is_train, make, self._ones)
+
+    def _read(self, place):
+        # Only the update op changes the mask, at the root, once in a run: a
+        # read that waits for nothing may be the one made there.
+        if not place.control_inputs:
+            return self._root
+        return _read_or_ones(self._variable)
+
+    def value(self):
+        """The mask for a call made here: `shape`, entries 0 or 1/keep_prob.
+
+        Lifted out of the innermost loop, one tensor for all calls from one
+        place; with `PER_STEP`, a new draw.
+        """
+        with tf.name_scope(self._name + "_value"):
+            mask = self._new() if self.per_step else self._shared()
+        if self._fetchable(mask):
+            self._latest = mask
+        return mask
+
+    def _new(self):
+        return self._if_training(self._draw)
+
+    def _shared(self):
+        with outside_innermost_loop() as place:
+            if self._mode == PER_RUN:
+                make, key = self._draw, place._replace(control_inputs=())
+            else:
+                make, key = (lambda: self._read(place)), place
+            lifted = place.sees(self._is_train)
+            if key not in self._values:
+                self._values[key] = self._if_training(make) if lifted else make()
+            mask = self._values[key]
+        return mask if lifted else self._if_training(lambda: mask)
+
+    @staticmethod
+    def _fetchable(tensor):
+        in_context = tensor.op._get_control_flow_context() is not None
+        in_function = getattr(tensor.graph, "outer_graph", None) is not None
+        return not in_context and not in_function
+
+    def _latest_value(self):
+        if self._latest is None and self._variable is not None:
+            with ops.init_scope():
+                self.value()
+        return self._latest
+
+    def whole(self, mask):
+        """`mask` under `whole_rows` rows of ones."""
+        if not self._whole_rows:
+            return mask
+        return tf.pad(mask, [[self._whole_rows, 0], [0, 0]], constant_values=1)
+
+    @property
+    def latest(self):
+        """The mask in use, of the whole kernel's shape, to fetch; or None.
+
+        None when nothing is dropped, before the mask exists, and for a mask
+        that is drawn inside of a loop, where a fetch cannot reach it.
+        """
+        return self._diagnostic("whole", self.whole)
+
+    @property
+    def kept_fraction(self):
+        """Scalar float32: the share of entries that are not dropped."""
+        return self._diagnostic("kept_fraction", _nonzero_fraction)
+
+    @property
+    def changed(self):
+        """Scalar bool: is the mask another one than at the last fetch of this?"""
+        return self._diagnostic("changed", self._changed)
+
+    def _diagnostic(self, name, make):
+        mask = self._latest_value()
+        if mask is None:
+            return None
+        if (name, mask) not in self._diagnostics:
+            with ops.init_scope(), tf.name_scope(self._name + "_" + name):
+                self._diagnostics[name, mask] = make(mask)
+        return self._diagnostics[name, mask]
+
+    def _changed(self, mask):
+        previous = _scratch_variable(self._shape, self._dtype, "previous")
+        before = _read_or_ones(previous)
+        changed = tf.reduce_any(tf.not_equal(mask, before))
+        with tf.control_dependencies([changed]):
+            with tf.control_dependencies([previous.assign(mask)]):
+                return tf.identity(changed)
+
+    def update_ops(self, method):
+        """The op that draws a new mask, in a list; [] if there is none to run.
+
+        Args:
+          method: the user's name for this, for the error sentences.
+        """
+        if not self._has_variable(method):
+            return []
+        _checks.keep_prob_outside_loops(
+            self._argument, self._update is not None
+        )
+        return [self._update]
+
+    def reset_ops(self, method):
+        """The op that makes the mask all ones, in a list; [] if none."""
+        return [self._reset] if self._has_variable(method) else []
+
+    def _has_variable(self, method):
+        if not self.active or self._mode != VARIABLE:
+            return False
+        _checks.mask_exists(method, self.built)
+        return True
+
+
+def _nonzero_fraction(mask):
+    return tf.reduce_mean(tf.cast(tf.not_equal(mask, 0), tf.float32))
+
+
+def mask_summaries(*owners):
+    """Adds `tf.summary` scalars that show whether dropping works.
+
+    For each owner: `kept_fraction`, the share of entries that are not dropped,
+    and `changed`, 1 when the mask is another one than at the last summary. A
+    healthy run shows the keep rate and a row of ones.
+
+    Args:
+      *owners: `WeightDropLSTMCell`s, `WeightDropLSTMBlockFusedCell`s and
+        `VariationalDropout`s, after they were called.
+
+    Returns:
+      List of summary tensors, for `tf.summary.merge`; also in
+      `tf.GraphKeys.SUMMARIES`. Owners with no mask to fetch add none.
+
+    Example:
+
+        tf.summary.merge(awd_lstm_tf.mask_summaries(cell))
+    """
+    summaries = []
+    for owner in owners:
+        if owner.mask is None:
+            continue
+        with tf.name_scope(owner.name + "_mask"):
+            changed = tf.cast(owner.mask_changed, tf.float32)
+            summaries += [
+                tf.summary.scalar("kept_fraction", owner.kept_fraction),
+                tf.summary.scalar("changed", changed),
+            ]
+    return summaries

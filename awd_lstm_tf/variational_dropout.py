@@ -1,0 +1,136 @@
+"""Dropout whose mask holds over many steps."""
+import tensorflow as tf
+
+from awd_lstm_tf import _checks
+from awd_lstm_tf import masks
+
+
+class VariationalDropout(object):
+    """Multiplies tensors with one dropout mask that holds until it is redrawn.
+
+        y = x * mask,  mask entries 0 or 1 / keep_prob
+
+    The mask is all ones until the update op is first run, and then constant
+    until it is run again; with `auto_update` it is drawn once in every
+    `session.run`. In loops it is read (or drawn) once, outside of the innermost
+    one, so all steps and the gradient see the same mask.
+
+    Example:
+
+        dropout = awd_lstm_tf.VariationalDropout([20, 1, 650], keep_prob=0.6)
+        outputs = dropout(outputs)  # [20, time, 650], one mask for all times
+        ...
+        session.run(dropout.get_update_mask_op())  # a new mask
+        session.run(train_op)
+
+    References:
+      Gal, Ghahramani: "A Theoretically Grounded Application of Dropout in
+      Recurrent Neural Networks", https://arxiv.org/abs/1512.05287, section 4.
+    """
+
+    def __init__(
+        self,
+        input_shape,
+        keep_prob,
+        dtype=tf.float32,
+        seed=None,
+        is_train=True,
+        auto_update=False,
+        updates_collections=None,
+        name=None,
+    ):
+        """Makes the mask and its ops in the current graph.
+
+        Args:
+          input_shape: list of ints, the shape of the mask, which broadcasts
+            against the inputs: a size of 1 shares the mask along a dimension.
+          keep_prob: float in (0, 1], or a scalar float tensor, which is read
+            and checked each time the mask is drawn. 1.0: no mask.
+          dtype: of the inputs.
+          seed: int. With `tf.set_random_seed` it makes the masks reproducible.
+          is_train: bool, or scalar bool tensor. False: the inputs pass
+            unchanged.
+          auto_update: draw a new mask in every `session.run`; there is no op
+            to run and no variable.
+          updates_collections: name, or list of names, of graph collections
+            that the update op is added to, such as
+            `tf.GraphKeys.UPDATE_OPS`.
+          name: of the name scope; "variational_dropout" if None.
+
+        Raises:
+          ValueError: for a value out of its range.
+          TypeError: for a value of the wrong kind.
+        """
+        self._shape = _checks.known_shape("input_shape", input_shape)
+        self._dtype = _checks.floating("dtype", dtype)
+        auto_update = _checks.boolean("auto_update", auto_update)
+        with tf.name_scope(name, "variational_dropout") as scope:
+            self._scope = scope
+            self._mask = masks.Mask(
+                keep_prob,
+                masks.PER_RUN if auto_update else masks.VARIABLE,
+                is_train=is_train,
+                seed=seed,
+                updates_collections=updates_collections,
+            )
+            self._mask.build(self._shape, self._dtype)
+
+    @property
+    def name(self):
+        """The name of the scope that the mask is in."""
+        return self._scope.rstrip("/")
+
+    def __call__(self, inputs):
+        """Returns `inputs * mask`.
+
+        Args:
+          inputs: a tensor that the mask broadcasts against.
+
+        Returns:
+          A tensor of the shape and dtype of `inputs`.
+
+        Raises:
+          ValueError: if the mask does not fit the shape of the inputs.
+          TypeError: if the inputs are not of the mask's dtype.
+        """
+        with tf.name_scope(self._scope):
+            inputs = tf.convert_to_tensor(inputs, name="inputs")
+            _checks.same_dtype("VariationalDropout", self._dtype, inputs)
+            _checks.broadcasts(self._shape, inputs)
+            if not self._mask.active:
+                return inputs
+            return inputs * self._mask.value()
+
+    def get_update_mask_op(self):
+        """Returns a list of the ops that redraw the mask.
+
+        Returns:
+          A list with one op, always the same; [] when there is nothing to run
+          (`keep_prob` is 1.0, `is_train` is False, or `auto_update`).
+
+        Raises:
+          ValueError: if `keep_prob` is a tensor made inside of a loop.
+        """
+        return self._mask.update_ops("get_update_mask_op()")
+
+    def get_reset_mask_op(self):
+        """Returns a list of the ops that set the mask back to all ones."""
+        return self._mask.reset_ops("get_reset_mask_op()")
+
+    @property
+    def mask(self):
+        """The mask in use, of `input_shape`, to fetch; or None.
+
+        None when nothing is dropped, and with `auto_update` before a call.
+        """
+        return self._mask.latest
+
+    @property
+    def kept_fraction(self):
+        """Scalar float32: the share of entries that are not dropped; or None."""
+        return self._mask.kept_fraction
+
+    @property
+    def mask_changed(self):
+        """Scalar bool: has the mask changed since this was last run; or None."""
+        return self._mask.changed

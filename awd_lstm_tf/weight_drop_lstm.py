@@ -1,0 +1,337 @@
+"""An LSTMCell with DropConnect on its kernel."""
+import contextlib
+
+import numpy as np
+import tensorflow as tf
+
+from awd_lstm_tf import _checks
+from awd_lstm_tf import masks
+
+# LSTMCell's default scope, so that variables and checkpoints are LSTMCell's.
+_LSTM_CELL_SCOPE = "lstm_cell"
+
+
+class WeightDrop(object):
+    """What cells with a dropped kernel have in common: one mask and its ops.
+
+    A mixin for `LayerRNNCell`s and layers whose kernel holds the inputs' rows
+    above the recurrent rows.
+    """
+
+    def _init_weight_drop(
+        self,
+        weight_drop_kr,
+        use_vd,
+        input_size,
+        is_train,
+        recurrent_only,
+        auto_update,
+        updates_collections,
+        seed,
+    ):
+        use_vd = _checks.boolean("use_vd", use_vd)
+        auto_update = _checks.auto_update(auto_update, use_vd)
+        self._recurrent_only = _checks.boolean("recurrent_only", recurrent_only)
+        self._input_size = _checks.optional_integer("input_size", input_size, 1)
+        self._weight_drop_config = {
+            "weight_drop_kr": weight_drop_kr,
+            "use_vd": use_vd,
+            "input_size": self._input_size,
+            "is_train": is_train,
+            "recurrent_only": self._recurrent_only,
+            "auto_update": auto_update,
+            "updates_collections": updates_collections,
+            "seed": seed,
+        }
+        mode = masks.PER_STEP
+        if use_vd:
+            mode = masks.PER_RUN if auto_update else masks.VARIABLE
+        self._mask = masks.Mask(
+            weight_drop_kr,
+            mode,
+            is_train=is_train,
+            seed=seed,
+            updates_collections=updates_collections,
+            argument="weight_drop_kr",
+        )
+
+    def _build_mask(self, input_depth, recurrent_depth, num_units, dtype):
+        _checks.input_depth(self._input_size, input_depth)
+        whole_rows = input_depth if self._recurrent_only else 0
+        rows = input_depth + recurrent_depth - whole_rows
+        self._mask.build([rows, 4 * num_units], dtype, whole_rows)
+
+    def get_vd_update_op(self):
+        """Returns a list of the ops that redraw the mask.
+
+        Run them before a step, put them in `tf.control_dependencies`, or let
+        `updates_collections` gather them. They are built once, with the mask:
+        calling this adds no node to the graph.
+
+        Returns:
+          A list with one op; [] when there is nothing to run (nothing is
+          dropped, standard dropout, or `auto_update`).
+
+        Raises:
+          ValueError: if the mask's shape is not known yet.
+        """
+        return self._mask.update_ops("get_vd_update_op()")
+
+    def get_vd_reset_op(self):
+        """Returns a list of the ops that set the mask back to all ones.
+
+        Returns:
+          A list with one op; [] when there is no mask variable.
+
+        Raises:
+          ValueError: if the mask's shape is not known yet.
+        """
+        return self._mask.reset_ops("get_vd_reset_op()")
+
+    @property
+    def mask(self):
+        """The mask in use, `[input_size + output_size, 4 * num_units]`.
+
+        A tensor to fetch: the one that the latest call multiplied its kernel
+        with. None when nothing is dropped, before the mask exists, and with
+        standard dropout inside of a loop, where no fetch can reach it.
+        """
+        return self._mask.latest
+
+    @property
+    def kept_fraction(self):
+        """Scalar float32: the share of droppable weights kept; or None."""
+        return self._mask.kept_fraction
+
+    @property
+    def mask_changed(self):
+        """Scalar bool: has the mask changed since this was last run; or None."""
+        return self._mask.changed
+
+
+class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
+    """`tf.nn.rnn_cell.LSTMCell` with DropConnect on its kernel.
+
+    One step computes, with a mask of entries 0 or `1 / weight_drop_kr`,
+
+        gates = concat([inputs, h_prev]) @ (kernel * mask) + bias
+        i, j, f, o = split(gates)  # input, new input, forget, output
+        c = sigmoid(f + forget_bias) * c_prev + sigmoid(i) * tanh(j)
+        h = sigmoid(o) * tanh(c)
+
+    where everything but `* mask` is LSTMCell's own code. At a keep rate of 1.0
+    (the default), and with `is_train=False`, this *is* LSTMCell: same
+    variables, ops, outputs and gradients. Checkpoints pass both ways.
+
+    How the mask is drawn:
+
+    | weight_drop_kr | use_vd | auto_update | the mask |
+    |---|---|---|---|
+    | 1.0 | any | any | none |
+    | < 1 | False | - | drawn anew at every time step |
+    | < 1 | True | False | all ones until `get_vd_update_op()` is first run,
+    then constant until it is run again |
+    | < 1 | True | True | drawn once in every sequence and `session.run` |
+
+    With `use_vd`, the product `kernel * mask` is computed once per sequence,
+    outside of the loop over time, and forward and backward pass use the same
+    mask. So weights must not be assigned inside of that loop.
+
+    `is_quant` and `quant_delay` are not there yet.
+
+    Example:
+
+        cell = awd_lstm_tf.WeightDropLSTMCell(
+            650, weight_drop_kr=0.5, use_vd=True, input_size=650)
+        outputs, state = tf.nn.dynamic_rnn(cell, inputs, dtype=tf.float32)
+        ...
+        session.run(cell.get_vd_update_op())  # a new mask
+        session.run(train_op)
+
+    References:
+      Merity, Keskar, Socher: "Regularizing and Optimizing LSTM Language
+      Models", https://arxiv.org/abs/1708.02182, section 2 (the weight-dropped
+      LSTM; there only the recurrent rows are dropped: `recurrent_only=True`).
+      Gal, Ghahramani: "A Theoretically Grounded Application of Dropout in
+      Recurrent Neural Networks", https://arxiv.org/abs/1512.05287, section 4
+      (one mask for all time steps).
+    """
+
+    def __init__(
+        self,
+        num_units,
+        use_peepholes=False,
+        cell_clip=None,
+        initializer=None,
+        num_proj=None,
+        proj_clip=None,
+        num_unit_shards=None,
+        num_proj_shards=None,
+        forget_bias=1.0,
+        state_is_tuple=True,
+        activation=None,
+        reuse=None,
+        name=None,
+        dtype=None,
+        *,
+        weight_drop_kr=1.0,
+        use_vd=False,
+        input_size=None,
+        input_bias=0.0,
+        is_quant=False,
+        is_train=True,
+        quant_delay=0,
+        recurrent_only=False,
+        auto_update=False,
+        updates_collections=None,
+        seed=None,
+        **kwargs,
+    ):
+        """Makes a cell. Arguments not named here are those of LSTMCell.
+
+        Args:
+          num_units: int, number of units of the cell.
+          weight_drop_kr: the keep rate of the kernel's weights: float in
+            (0, 1], or a scalar float tensor, which is read and checked each
+            time the mask is drawn.
+          use_vd: True: the mask holds over many steps (variational dropout).
+            False: standard dropout, a new mask at every time step, which is
+            several times slower than LSTMCell.
+          input_size: depth of the inputs. Lets the mask, and so
+            `get_vd_update_op()`, exist before the cell is first called. Give
+            `dtype`, too, unless it is float32.
+          input_bias: float added to the input gate before its sigmoid, as
+            `forget_bias` is to the forget gate. Positive values let new input
+            in more easily at the start of training.
+          is_quant: must be False.
+          is_train: bool, or scalar bool tensor. False: nothing is dropped.
+          quant_delay: must be 0.
+          recurrent_only: True: only the hidden-to-hidden rows of the kernel
+            are dropped, as in the paper. False: all of it.
+          auto_update: with `use_vd`, draw a new mask in every `session.run`;
+            there is no op to run and no variable.
+          updates_collections: name, or list of names, of graph collections
+            that the update op is added to, such as
+            `tf.GraphKeys.UPDATE_OPS`.
+          seed: int. With `tf.set_random_seed` it makes the masks reproducible.
+          **kwargs: those of LSTMCell.
+
+        Raises:
+          ValueError: for a value out of its range.
+          TypeError: for a value of the wrong kind.
+        """
+        super(WeightDropLSTMCell, self).__init__(
+            num_units,
+            use_peepholes=use_peepholes,
+            cell_clip=cell_clip,
+            initializer=initializer,
+            num_proj=num_proj,
+            proj_clip=proj_clip,
+            num_unit_shards=num_unit_shards,
+            num_proj_shards=num_proj_shards,
+            forget_bias=forget_bias,
+            state_is_tuple=state_is_tuple,
+            activation=activation,
+            reuse=reuse,
+            name=name,
+            dtype=dtype,
+            **kwargs,
+        )
+        if name is None:
+            self._base_name = _LSTM_CELL_SCOPE
+        self._given_name = name
+        self._input_bias = _checks.finite("input_bias", input_bias)
+        _checks.not_quantized(is_quant, quant_delay)
+        self._init_weight_drop(
+            weight_drop_kr,
+            use_vd,
+            input_size,
+            is_train,
+            recurrent_only,
+            auto_update,
+            updates_collections,
+            seed,
+        )
+        self._kernels, self._biases = {}, {}  # in use, by place
+        if self._input_size is not None:
+            dtype = tf.as_dtype(self.dtype or tf.float32)
+            self._build_cell_mask(self._input_size, dtype)
+
+    def _build_cell_mask(self, input_depth, dtype):
+        recurrent_depth = self._num_proj or self._num_units
+        self._build_mask(input_depth, recurrent_depth, self._num_units, dtype)
+
+    def build(self, inputs_shape):
+        """Creates LSTMCell's variables, and the mask.
+
+        Args:
+          inputs_shape: `[batch_size, input_size]`.
+        """
+        super(WeightDropLSTMCell, self).build(inputs_shape)
+        depth = int(tf.TensorShape(inputs_shape)[-1])
+        self._build_cell_mask(depth, self._kernel.dtype.base_dtype)
+
+    def call(self, inputs, state):
+        """Runs one step of LSTMCell with the masked kernel.
+
+        Args:
+          inputs: `[batch_size, input_size]`.
+          state: `LSTMStateTuple` of `[batch_size, num_units]` and
+            `[batch_size, output_size]`; concatenated if `state_is_tuple` is
+            False.
+
+        Returns:
+          Outputs, `[batch_size, output_size]`, and the new state.
+        """
+        with self._replaced(_kernel=self._kernel_in_use(), _bias=self._bias_in_use()):
+            return super(WeightDropLSTMCell, self).call(inputs, state)
+
+    def _kernel_in_use(self):
+        if not self._mask.active:
+            return self._kernel
+        if self._mask.per_step:
+            return self._drop(self._kernel)
+        inputs = [self._kernel] + self._mask.inputs
+        return masks.once_per_sequence(
+            self._kernels, lambda: self._drop(self._kernel), inputs
+        )
+
+    def _drop(self, kernel):
+        return kernel * self._mask.whole(self._mask.value())
+
+    def _bias_in_use(self):
+        if self._input_bias == 0.0:
+            return self._bias
+        return masks.once_per_sequence(
+            self._biases, lambda: self._raise_input_gate(self._bias), [self._bias]
+        )
+
+    def _raise_input_gate(self, bias):
+        gates = np.repeat([self._input_bias, 0.0, 0.0, 0.0], self._num_units)
+        return bias + tf.constant(gates, bias.dtype.base_dtype)
+
+    @contextlib.contextmanager
+    def _replaced(self, **tensors):
+        # Past `__setattr__`, which would track them as the layer's weights.
+        attributes = vars(self)
+        before = {name: attributes[name] for name in tensors}
+        attributes.update(tensors)
+        try:
+            yield
+        finally:
+            attributes.update(before)
+
+    def get_config(self):
+        """Returns the arguments to make this cell again; no tensors in it.
+
+        `name` is only there if it was given: otherwise the copy would not get
+        LSTMCell's default scope.
+        """
+        config = super(WeightDropLSTMCell, self).get_config()
+        config.update(self._weight_drop_config, input_bias=self._input_bias)
+        config["name"] = self._given_name
+        return {
+            key: value
+            for key, value in config.items()
+            if not _checks.is_tensor(value)
+        }
