@@ -23,7 +23,7 @@ VARIABLE = "variable"  # when the update op is run
 # Masks are scratch state: in no checkpoint, with no need of an initializer.
 MASKS = "awd_lstm_tf_masks"
 
-_INT16_LEVELS = 1 << 16
+_LANES = 4  # entries served by one 64-bit draw
 
 # Control flow v2 (TF 1.15) builds loop bodies and branches as graphs of their
 # own. They are told by name: TF 1.13 does not have these classes.
@@ -138,8 +138,8 @@ def once_per_sequence(cache, make, inputs=()):
 def sample_mask(shape, keep_prob, dtype=tf.float32, seed=None):
     """A new dropout mask: entries are 0 or `1 / keep_prob`.
 
-    An entry is kept when 16 random bits lie below a threshold, so one 32-bit
-    draw serves two entries. A mask's own keep rate is thus a multiple of
+    An entry is kept when 16 random bits lie below a threshold, so one 64-bit
+    draw serves four entries. A mask's own keep rate is thus a multiple of
     `2**-16`; which of the two nearest ones is itself drawn, once per mask, so
     that the expected value of every entry is 1 at any `keep_prob`.
 
@@ -156,18 +156,21 @@ def sample_mask(shape, keep_prob, dtype=tf.float32, seed=None):
     if not _checks.is_tensor(keep_prob):
         keep_prob = np.float64(keep_prob)  # exact scale for float64 masks, too
     keep_prob = tf.stop_gradient(tf.convert_to_tensor(keep_prob, name="keep"))
-    bits = tf.random_uniform(
-        [(size + 1) // 2], tf.int32.min, tf.int32.max, tf.int32, seed=seed
+    words = tf.random_uniform(
+        [-(-size // _LANES)], tf.int64.min, tf.int64.max, tf.int64, seed=seed
     )
-    bits = tf.reshape(tf.bitcast(bits, tf.int16), [-1])[:size]
-    rounding = tf.random_uniform([], seed=seed)
-    threshold = tf.floor(
-        tf.cast(keep_prob, tf.float32) * _INT16_LEVELS + rounding
-    )
-    # The largest int16 that is kept: at a rate of 1.0, the largest there is.
-    threshold = tf.cast(threshold - (_INT16_LEVELS // 2 + 1), tf.int16)
-    keep = tf.cast(tf.reshape(bits <= threshold, shape), dtype)
-    return keep * tf.cast(1 / keep_prob, dtype)
+    lanes = tf.reshape(tf.bitcast(words, tf.int16), [-1])[:size]
+    # How many of the 2**16 values of a lane are kept. In float64, where the
+    # sum is exact enough; rounding up past the last level would drop it all.
+    rounding = tf.random_uniform([], dtype=tf.float64, seed=seed)
+    levels = tf.floor(tf.cast(keep_prob, tf.float64) * 2**16 + rounding)
+    levels = tf.minimum(levels, 2**16)
+    # The largest int16 kept: at a rate of 1.0, the largest there is; at no
+    # level there is none so low, but the scale is 0.
+    last = tf.cast(tf.maximum(levels, 1) - (2**15 + 1), tf.int16)
+    scale = tf.cast(levels > 0, keep_prob.dtype) / keep_prob
+    kept = tf.reshape(lanes, shape) <= last
+    return tf.cast(kept, dtype) * tf.cast(scale, dtype)
 
 
 # ---------------------------------------------------------------------------
