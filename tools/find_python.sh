@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Prints the path of a Python that TensorFlow $1 (default 1.13.1) runs on.
+#
+#   PYTHON=/path/to/python3.7 tools/find_python.sh     takes that one or fails
+#
+# Otherwise, in this order: python3.7, python3 and python on PATH, any of
+# pyenv's, any of conda's, one that uv has; the same for 3.6; and at last one
+# that uv fetches into .python/. A candidate counts only if it runs: pyenv puts
+# a `python3.7` on PATH that does nothing but say it is not selected.
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+
+tensorflow=${1:-1.13.1}
+case $tensorflow in
+  1.1[0-2].* | 1.[0-9].*) wanted=(3.6) ;;
+  *) wanted=(3.7 3.6) ;;
+esac
+# uv 0.6 is the last to offer Python 3.7.
+uv_version=0.6.17
+
+# Whether $1 runs, is Python $2, and can make an environment. TensorFlow 1.x
+# has wheels for 64-bit x86 alone. Prints the interpreter's own path.
+try() {
+  "$1" - "$2" 2>/dev/null <<'PYTHON'
+import ensurepip, platform, ssl, sys, venv
+if (
+    "%d.%d" % sys.version_info[:2] != sys.argv[1]
+    or platform.machine().lower() not in ("x86_64", "amd64")
+):
+    sys.exit(1)
+print(sys.executable)
+PYTHON
+}
+
+candidates() {
+  local root
+  echo "python$1"
+  echo python3
+  echo python
+  root=${PYENV_ROOT:-$(pyenv root 2>/dev/null || echo ~/.pyenv)}
+  printf '%s\n' "$root/versions/$1".*/bin/python
+  root=$(conda info --base 2>/dev/null) &&
+    printf '%s\n' "$root"/envs/*/bin/python
+  uv python find --no-project "$1" 2>/dev/null
+  printf '%s\n' "$PWD"/.python/*/bin/"python$1"
+}
+
+fetch() {
+  local uv=.tools/uv/bin/uv
+  echo "Found no Python ${wanted[*]}: fetching ${wanted[0]} with uv" >&2
+  [ -x $uv ] || {
+    python3 -m venv .tools/uv &&
+      .tools/uv/bin/python -m pip install --quiet "uv==$uv_version"
+  } >&2 || return
+  UV_PYTHON_INSTALL_DIR=$PWD/.python $uv python install "${wanted[0]}" >&2
+}
+
+search() {
+  local version candidate
+  for version in "${wanted[@]}"; do
+    while read -r candidate; do
+      try "$candidate" "$version" && return
+    done < <(candidates "$version")
+  done
+  return 1
+}
+
+if [ -n "${PYTHON:-}" ]; then
+  for version in "${wanted[@]}"; do
+    try "$PYTHON" "$version" && exit
+  done
+  echo "PYTHON=$PYTHON does not run, or is not a 64-bit x86 Python" \
+    "${wanted[*]} with venv and ssl." >&2
+  exit 1
+fi
+search || { fetch && search; } && exit
+
+cat >&2 <<MESSAGE
+
+TensorFlow $tensorflow runs on Python ${wanted[*]} for 64-bit x86 (one of these)
+and no other. None was found, and uv could not fetch one (see above). Any of
+these brings one; then run make again:
+
+  pyenv install ${wanted[0]}
+  conda create --name py${wanted[0]} python=${wanted[0]}
+  apt-get install python${wanted[0]} python${wanted[0]}-venv
+                      (Ubuntu, from the deadsnakes archive)
+
+or name one you have: make PYTHON=/path/to/python${wanted[0]}
+MESSAGE
+exit 1
