@@ -20,6 +20,7 @@ PINS = [
 TFLITE = ["flatbuffers>=2"]
 DEV = [
     "hypothesis",
+    "importlib-metadata",
     "matplotlib",
     "pytest>=6.2",
     "pytest-xdist",

@@ -5,11 +5,13 @@ import pathlib
 import random
 import sys
 
+import hypothesis
 import numpy as np
 import pytest
 
-# Before the import of TensorFlow, whose C++ side reads it: errors only.
+# Read by TensorFlow's C++ side when it is imported: errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import tensorflow as tf
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -34,48 +36,51 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if not config.getoption("--installed"):
-        _use_source_tree()
-    import awd_lstm_tf
-    import tensorflow as tf
-
     tf.logging.set_verbosity(tf.logging.ERROR)
-    config.package = pathlib.Path(awd_lstm_tf.__file__).resolve().parent
-    if config.getoption("--installed") and "site-packages" not in (
-        config.package.parts
-    ):
-        raise pytest.UsageError(
-            f"--installed, but awd_lstm_tf was found in {config.package}."
-        )
-    # Under xdist the workers draw nothing: all have the seed of the master.
+    config.package = _find_package(config.getoption("--installed"))
+    vary = config.getoption("--vary-seed")
+    hypothesis.settings.register_profile(
+        "suite", derandomize=not vary, deadline=None
+    )
+    hypothesis.settings.load_profile("suite")
+    # A worker of pytest-xdist has the seed of the process that started it.
     shared = getattr(config, "workerinput", {})
-    config.seed = shared.get("seed", _draw_seed(config))
+    config.seed = shared.get("seed", _draw_seed() if vary else 17)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node):
     node.workerinput["seed"] = node.config.seed
 
 
 def pytest_report_header(config):
-    import tensorflow as tf
-
     return (
         f"awd_lstm_tf: {config.package}, TensorFlow {tf.__version__}, "
         f"seed {config.seed}"
     )
 
 
-def _use_source_tree():
-    """Puts the repository first, here and in the processes of the tests."""
+def _find_package(installed):
+    """Folder of the package under test: the installed one, or the source."""
+    if not installed:
+        _put_source_tree_first()
+    import awd_lstm_tf
+
+    folder = pathlib.Path(awd_lstm_tf.__file__).resolve().parent
+    if installed and "site-packages" not in folder.parts:
+        raise pytest.UsageError(f"--installed, but the package is {folder}.")
+    return folder
+
+
+def _put_source_tree_first():
+    """Has this process and those that tests start import from the source."""
     sys.path.insert(0, str(REPOSITORY))
-    paths = [str(REPOSITORY)] + os.environ.get("PYTHONPATH", "").split(":")
-    os.environ["PYTHONPATH"] = ":".join(filter(None, paths))
+    paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
-def _draw_seed(config):
-    if config.getoption("--vary-seed"):
-        return random.SystemRandom().randrange(1, 2**31)
-    return 17
+def _draw_seed():
+    return random.SystemRandom().randrange(1, 2**31)
 
 
 @pytest.fixture(scope="session")
@@ -93,8 +98,6 @@ def examples(request):
 @pytest.fixture(autouse=True)
 def fresh_graph(seed):
     """An empty default graph, and all generators seeded, for each test."""
-    import tensorflow as tf
-
     tf.reset_default_graph()
     tf.set_random_seed(seed)
     np.random.seed(seed)
@@ -102,19 +105,17 @@ def fresh_graph(seed):
 
 
 @pytest.fixture
-def session():
-    """Makes sessions of one thread on the default graph; closes them."""
-    import tensorflow as tf
-
+def open_session():
+    """Opens sessions of one thread on the default graph, and closes them."""
     opened = []
 
-    def open_session(**kwargs):
+    def open_one(**kwargs):
         config = tf.ConfigProto(
             intra_op_parallelism_threads=1, inter_op_parallelism_threads=1
         )
         opened.append(tf.Session(config=config, **kwargs))
         return opened[-1]
 
-    yield open_session
+    yield open_one
     for each in opened:
         each.close()
