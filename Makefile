@@ -44,7 +44,7 @@ slow: $(VENV)/.installed
 	@$(PYTEST) -m slow $(ARGS)
 
 lint: .tools/.ready
-	@$(PYTHON_LINT) -m ruff check --quiet .
+	@$(PYTHON_LINT) -m ruff check --quiet --output-format concise .
 	@$(PYTHON_LINT) -m ruff format --quiet --check .
 
 format: .tools/.ready
