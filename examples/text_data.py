@@ -6,32 +6,34 @@ Three sources, all giving the same `Corpus`:
     a text file        the first 90% to train on, the rest held out
     a folder           its train.txt, valid.txt and test.txt (PTB, WikiText)
 """
+
 import collections
 import os
 import re
 
 import numpy as np
 
-UNKNOWN = '<unk>'  # stands for every token that is not in the vocabulary
-END = '<eos>'      # ends a paragraph of prose, or a line of a PTB file
-PARTS = ('train', 'valid', 'test')
+UNKNOWN_ID = 0
+UNKNOWN = "<unk>"  # stands for every token that is not in the vocabulary
+END = "<eos>"  # ends a paragraph of prose, or a line of a PTB file
+PARTS = ("train", "valid", "test")
 
 # Prose: a blank line, a word, or a run of one punctuation mark ("...", "==").
-PROSE_TOKEN = re.compile(r'\n\s*\n|\w+|([^\w\s])\1*')
+PROSE_TOKEN = re.compile(r"\n\s*\n|\w+|([^\w\s])\1*")
 
 
 class DataError(ValueError):
     """The text cannot be used; the message says why and what to do."""
 
 
-class Corpus(collections.namedtuple('Corpus', PARTS + ('vocabulary',))):
+class Corpus(collections.namedtuple("Corpus", PARTS + ("vocabulary",))):
     """Token ids of the three parts (1-D int32 arrays) and the vocabulary.
 
     `vocabulary` is the list of tokens, so `vocabulary[i]` is what id `i` says.
     """
 
 
-def load_corpus(path=None, level='word', test_fraction=0.0):
+def load_corpus(path=None, level="word", test_fraction=0.0):
     """Reads text and numbers its tokens.
 
     Args:
@@ -49,8 +51,9 @@ def load_corpus(path=None, level='word', test_fraction=0.0):
     """
     if path is not None and os.path.isdir(path):
         texts = read_folder(path)
-        return number_tokens([tokenise(text, level, prose=False)
-                              for text in texts])
+        return number_tokens(
+            [tokenise(text, level, prose=False) for text in texts]
+        )
     text = python_documentation() if path is None else read_text(path)
     tokens = tokenise(text, level, prose=True)
     # A word seen once becomes <unk>, so that the model can learn what to
@@ -66,39 +69,47 @@ def python_documentation():
     little between versions of Python, and so do the perplexities.
     """
     from pydoc_data import topics
-    paragraphs = (paragraph for topic in sorted(topics.topics)
-                  for paragraph in topics.topics[topic].split('\n\n'))
-    return '\n\n'.join(collections.OrderedDict.fromkeys(paragraphs))
+
+    paragraphs = (
+        paragraph
+        for topic in sorted(topics.topics)
+        for paragraph in topics.topics[topic].split("\n\n")
+    )
+    return "\n\n".join(collections.OrderedDict.fromkeys(paragraphs))
 
 
 def read_folder(path):
     """Texts of train.txt, valid.txt and test.txt in `path`."""
-    files = [os.path.join(path, part + '.txt') for part in PARTS]
+    files = [os.path.join(path, part + ".txt") for part in PARTS]
     missing = [name for name in files if not os.path.isfile(name)]
     if missing:
         raise DataError(
-            '`--data` must be a text file or a folder with train.txt, '
-            f'valid.txt and test.txt, got a folder without {missing[0]}.')
+            "`--data` must be a text file or a folder with train.txt, "
+            f"valid.txt and test.txt, got a folder without {missing[0]}."
+        )
     return [read_text(name) for name in files]
 
 
 def read_text(path):
     """The text of one file; refuses what is missing, empty or binary."""
     if not os.path.exists(path):
-        raise DataError(f'`--data` must exist, got {path}.')
+        raise DataError(f"`--data` must exist, got {path}.")
     try:
-        with open(path, encoding='utf-8-sig') as source:
+        with open(path, encoding="utf-8-sig") as source:
             text = source.read()
     except UnicodeDecodeError as error:
-        raise DataError(f'`--data` must be UTF-8 text, got {path} with the '
-                        f'byte {error.object[error.start]:#04x} in it.')
+        raise DataError(
+            f"`--data` must be UTF-8 text, got {path} with the "
+            f"byte {error.object[error.start]:#04x} in it."
+        ) from None
     except OSError as error:
-        raise DataError(f'`--data` must be readable, got {path}: '
-                        f'{error.strerror}.')
-    if '\0' in text:
-        raise DataError(f'`--data` must be text, got {path} with NUL bytes.')
+        raise DataError(
+            f"`--data` must be readable, got {path}: {error.strerror}."
+        ) from None
+    if "\0" in text:
+        raise DataError(f"`--data` must be text, got {path} with NUL bytes.")
     if not text.strip():
-        raise DataError(f'`--data` must hold some text, got {path}, empty.')
+        raise DataError(f"`--data` must hold some text, got {path}, empty.")
     return text
 
 
@@ -115,10 +126,10 @@ def tokenise(text, level, prose):
     Returns:
       A list of strings.
     """
-    if level == 'char':
+    if level == "char":
         return list(text)
     if not prose:
-        return text.replace('\n', f' {END} ').split()
+        return text.replace("\n", f" {END} ").split()
     tokens = (match.group() for match in PROSE_TOKEN.finditer(text))
     return [END if token.isspace() else token for token in tokens]
 
@@ -145,21 +156,25 @@ def number_tokens(parts, min_count=1):
     counts = collections.Counter(parts[0])
     counts.pop(UNKNOWN, None)
     # Ties in alphabetical order: the same text gives the same ids every time.
-    common = sorted((token for token in counts if counts[token] >= min_count),
-                    key=lambda token: (-counts[token], token))
+    common = sorted(
+        (token for token in counts if counts[token] >= min_count),
+        key=lambda token: (-counts[token], token),
+    )
     vocabulary = [UNKNOWN] + common
     ids = {token: i for i, token in enumerate(vocabulary)}
-    arrays = [np.array([ids.get(token, 0) for token in part], np.int32)
-              for part in parts]
+    arrays = [
+        np.array([ids.get(token, UNKNOWN_ID) for token in part], np.int32)
+        for part in parts
+    ]
     return Corpus(*arrays, vocabulary=vocabulary)
 
 
 def to_text(tokens, level):
     """Joins tokens for reading."""
-    if level == 'char':
-        return ''.join(tokens)
-    text = ' '.join(tokens).replace(END, '\n\n')
-    return re.sub(r' ([,.;:!?)\]}])', r'\1', text)
+    if level == "char":
+        return "".join(tokens)
+    text = " ".join(tokens).replace(END, "\n\n")
+    return re.sub(r" ([,.;:!?)\]}])", r"\1", text)
 
 
 def windows(ids, batch_size, steps):
@@ -178,10 +193,12 @@ def windows(ids, batch_size, steps):
       `targets` are the inputs one token later.
     """
     length = (len(ids) - 1) // batch_size
-    inputs = ids[:batch_size * length].reshape(batch_size, length)
-    targets = ids[1:batch_size * length + 1].reshape(batch_size, length)
-    return [(inputs[:, start:start + steps], targets[:, start:start + steps])
-            for start in range(0, length, steps)]
+    inputs = ids[: batch_size * length].reshape(batch_size, length)
+    targets = ids[1 : batch_size * length + 1].reshape(batch_size, length)
+    return [
+        (inputs[:, start : start + steps], targets[:, start : start + steps])
+        for start in range(0, length, steps)
+    ]
 
 
 def check_length(corpus, batch_size, steps, held_out_batch_size):
@@ -196,12 +213,15 @@ def check_length(corpus, batch_size, steps, held_out_batch_size):
     Raises:
       DataError: Naming the part, the tokens needed and the tokens there.
     """
-    needed = (('train', batch_size * steps + 1),
-              ('valid', held_out_batch_size + 1))
+    needed = (
+        ("train", batch_size * steps + 1),
+        ("valid", held_out_batch_size + 1),
+    )
     for part, tokens in needed:
         got = len(getattr(corpus, part))
         if got < tokens:
             raise DataError(
-                f'`--data` is too short for one batch: the {part} part needs '
-                f'{tokens} tokens, got {got}. Use a longer text, or a smaller '
-                '`--batch-size` or `--steps`.')
+                f"`--data` is too short for one batch: the {part} part needs "
+                f"{tokens} tokens, got {got}. Use a longer text, or a smaller "
+                "`--batch-size` or `--steps`."
+            )
