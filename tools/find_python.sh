@@ -15,6 +15,8 @@ case $tensorflow in
   1.1[0-2].* | 1.[0-9].*) wanted=(3.6) ;;
   *) wanted=(3.7 3.6) ;;
 esac
+names=${wanted[*]}
+names=${names// / or }
 # uv 0.6 is the last to offer Python 3.7.
 uv_version=0.6.17
 
@@ -47,7 +49,7 @@ candidates() {
 
 fetch() {
   local uv=.tools/uv/bin/uv
-  echo "Found no Python ${wanted[*]}: fetching ${wanted[0]} with uv" >&2
+  echo "Found no Python $names; fetching ${wanted[0]} with uv" >&2
   [ -x $uv ] || {
     python3 -m venv .tools/uv &&
       .tools/uv/bin/python -m pip install --quiet "uv==$uv_version"
@@ -69,23 +71,21 @@ if [ -n "${PYTHON:-}" ]; then
   for version in "${wanted[@]}"; do
     try "$PYTHON" "$version" && exit
   done
-  echo "PYTHON=$PYTHON does not run, or is not a 64-bit x86 Python" \
-    "${wanted[*]} with venv and ssl." >&2
+  echo "PYTHON must be a Python $names for 64-bit x86, with venv and ssl, got" \
+    "$PYTHON (it may not run at all)." >&2
   exit 1
 fi
 search || { fetch && search; } && exit
 
 cat >&2 <<MESSAGE
 
-TensorFlow $tensorflow runs on Python ${wanted[*]} for 64-bit x86 (one of these)
-and no other. None was found, and uv could not fetch one (see above). Any of
-these brings one; then run make again:
+TensorFlow $tensorflow needs Python $names for 64-bit x86. None was found, and uv
+could not fetch one (see above). Each of these brings one; then run make again:
 
   pyenv install ${wanted[0]}
   conda create --name py${wanted[0]} python=${wanted[0]}
-  apt-get install python${wanted[0]} python${wanted[0]}-venv
-                      (Ubuntu, from the deadsnakes archive)
+  apt-get install python${wanted[0]} python${wanted[0]}-venv   (Ubuntu with deadsnakes)
 
-or name one you have: make PYTHON=/path/to/python${wanted[0]}
+Or name one that you have: make test PYTHON=/path/to/python${wanted[0]}
 MESSAGE
 exit 1

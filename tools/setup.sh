@@ -31,7 +31,7 @@ environment() {
   "$2/bin/python" -m pip install --upgrade "pip>=21.3.1,<25"
 }
 
-case $1 in
+case ${1:-} in
   tools)
     python=$(tools/find_python.sh)
     # Ruff needs 3.7. A Python 3.6 will do for TensorFlow, but not for this.
