@@ -212,11 +212,19 @@ def keep_prob_outside_loops(argument, visible):
         )
 
 
-def not_quantized(is_quant, quant_delay):
-    """The quantization arguments, until they do something."""
-    if boolean("is_quant", is_quant):
+def quantizable_activation(activation):
+    """Integer inference has the tanh of TFLite, and no other."""
+    name = getattr(activation, "__name__", activation)
+    if name != "tanh":
         raise ValueError(
-            "`is_quant` must be False in this version, got True: "
-            "quantization is not there yet."
+            f"`activation` must be tanh with `is_quant`, got {name}: leave it "
+            "out, or keep `is_quant=False`."
         )
-    integer("quant_delay", quant_delay, 0)
+
+
+def quantizable_dtype(dtype):
+    """Fake quantization is float32 in TensorFlow 1.x."""
+    if dtype != tf.float32:
+        raise TypeError(
+            f"`dtype` must be float32 with `is_quant`, got {dtype.name}."
+        )

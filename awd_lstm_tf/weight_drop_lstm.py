@@ -6,9 +6,7 @@ import tensorflow as tf
 
 from awd_lstm_tf import _checks
 from awd_lstm_tf import masks
-
-# LSTMCell's default scope, so that variables and checkpoints are LSTMCell's.
-_LSTM_CELL_SCOPE = "lstm_cell"
+from awd_lstm_tf import quantization
 
 
 class WeightDrop(object):
@@ -137,7 +135,11 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
     outside of the loop over time, and forward and backward pass use the same
     mask. So weights must not be assigned inside of that loop.
 
-    `is_quant` and `quant_delay` are not there yet.
+    With `is_quant`, every tensor of the step is rounded to a grid of 8 or 16
+    bits (`quantization.quantized_lstm_step`), so that the trained cell can run
+    on integers alone (`awd_lstm_tf.tflite`). Inputs are then clipped to
+    `[-1, 1)`, and the cell has the variables `kernel_quant/min` and
+    `kernel_quant/max`, the range of its kernel.
 
     Example:
 
@@ -203,9 +205,12 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
           input_bias: float added to the input gate before its sigmoid, as
             `forget_bias` is to the forget gate. Positive values let new input
             in more easily at the start of training.
-          is_quant: must be False.
-          is_train: bool, or scalar bool tensor. False: nothing is dropped.
-          quant_delay: must be 0.
+          is_quant: True: fake quantization. Needs float32 and tanh.
+          is_train: bool, or scalar bool tensor. False: nothing is dropped, and
+            the ranges of `is_quant` are frozen.
+          quant_delay: int, the global step from which on training quantizes.
+            Until then the cell computes what it does without `is_quant`; that
+            it must choose at every step makes training slower.
           recurrent_only: True: only the hidden-to-hidden rows of the kernel
             are dropped, as in the paper. False: all of it.
           auto_update: with `use_vd`, draw a new mask in every `session.run`;
@@ -237,11 +242,13 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
             dtype=dtype,
             **kwargs,
         )
-        if name is None:
-            self._base_name = _LSTM_CELL_SCOPE
         self._given_name = name
         self._input_bias = _checks.finite("input_bias", input_bias)
-        _checks.not_quantized(is_quant, quant_delay)
+        self._is_quant = _checks.boolean("is_quant", is_quant)
+        if self._is_quant:
+            _checks.quantizable_activation(self._activation)
+        self._quant_delay = _checks.integer("quant_delay", quant_delay, 0)
+        self._is_train = _checks.is_train(is_train)
         self._init_weight_drop(
             weight_drop_kr,
             use_vd,
@@ -252,10 +259,20 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
             updates_collections,
             seed,
         )
-        self._kernels, self._biases = {}, {}  # in use, by place
+        self._computed = {}  # once per sequence: by name, then by place
         if self._input_size is not None:
             dtype = tf.as_dtype(self.dtype or tf.float32)
             self._build_cell_mask(self._input_size, dtype)
+
+    def _make_unique_name(self, *args, **kwargs):
+        # LSTMCell's default scope, so that variables and checkpoints are
+        # LSTMCell's. A subclass is named after itself, as LSTMCell's are.
+        names = super(WeightDropLSTMCell, self)._make_unique_name(
+            *args, **kwargs
+        )
+        if type(self) is not WeightDropLSTMCell:
+            return names
+        return tuple(name.replace("weight_drop_", "", 1) for name in names)
 
     def _build_cell_mask(self, input_depth, dtype):
         recurrent_depth = self._num_proj or self._num_units
@@ -270,6 +287,18 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         super(WeightDropLSTMCell, self).build(inputs_shape)
         depth = int(tf.TensorShape(inputs_shape)[-1])
         self._build_cell_mask(depth, self._kernel.dtype.base_dtype)
+        if self._is_quant:
+            self._build_ranges()
+
+    def _build_ranges(self):
+        _checks.quantizable_dtype(self._kernel.dtype.base_dtype)
+        self.built = False  # a built layer only looks up variables
+        self._range = quantization.KernelRange(self, "kernel")
+        if self._num_proj is not None:
+            self._proj_range = quantization.KernelRange(
+                self, "projection/kernel"
+            )
+        self.built = True
 
     def call(self, inputs, state):
         """Runs one step of LSTMCell with the masked kernel.
@@ -283,32 +312,116 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         Returns:
           Outputs, `[batch_size, output_size]`, and the new state.
         """
-        with self._replaced(_kernel=self._kernel_in_use(), _bias=self._bias_in_use()):
+        kernel = self._kernel_in_use()
+        if self._is_quant:
+            return self._quantized_or_float(kernel, inputs, state)
+        return self._float_call(kernel, inputs, state)
+
+    def _float_call(self, kernel, inputs, state):
+        with self._replaced(_kernel=kernel, _bias=self._bias_in_use()):
             return super(WeightDropLSTMCell, self).call(inputs, state)
+
+    def _once(self, name, make, inputs):
+        cache = self._computed.setdefault(name, {})
+        return masks.once_per_sequence(cache, make, inputs)
 
     def _kernel_in_use(self):
         if not self._mask.active:
             return self._kernel
-        if self._mask.per_step:
-            return self._drop(self._kernel)
-        inputs = [self._kernel] + self._mask.inputs
-        return masks.once_per_sequence(
-            self._kernels, lambda: self._drop(self._kernel), inputs
+        kernel, mask = self._kernel, self._mask.value()
+        return self._once(
+            "kernel", lambda: self._drop(kernel, mask), [kernel, mask]
         )
 
-    def _drop(self, kernel):
-        return kernel * self._mask.whole(self._mask.value())
+    def _drop(self, kernel, mask):
+        mask = self._mask.whole(mask)
+        return tf.multiply(kernel, mask, name="masked_kernel")
 
     def _bias_in_use(self):
         if self._input_bias == 0.0:
             return self._bias
-        return masks.once_per_sequence(
-            self._biases, lambda: self._raise_input_gate(self._bias), [self._bias]
+        return self._offset_bias(0.0)
+
+    def _offset_bias(self, forget_bias):
+        offsets = [self._input_bias, 0.0, forget_bias, 0.0]
+        offsets = np.repeat(offsets, self._num_units)
+        return self._once(
+            f"bias {forget_bias}",
+            lambda: self._bias + tf.constant(offsets, self._bias.dtype.base_dtype),
+            [self._bias],
         )
 
-    def _raise_input_gate(self, bias):
-        gates = np.repeat([self._input_bias, 0.0, 0.0, 0.0], self._num_units)
-        return bias + tf.constant(gates, bias.dtype.base_dtype)
+    def _quantized_or_float(self, kernel, inputs, state):
+        quantized = lambda: self._quantized_call(kernel, inputs, state)
+        if self._quant_delay == 0 or self._is_train is False:
+            return quantized()
+        started = self._once("started", self._quant_started, [self._is_train])
+        return tf.cond(
+            started,
+            quantized,
+            lambda: self._float_call(kernel, inputs, state),
+        )
+
+    def _quant_started(self):
+        step = tf.train.get_or_create_global_step()
+        reached = tf.greater_equal(step, tf.cast(self._quant_delay, step.dtype))
+        return tf.logical_or(reached, tf.logical_not(self._is_train))
+
+    def _quantized_call(self, kernel, inputs, state):
+        if not self._state_is_tuple:
+            state = tf.split(state, [self._num_units, self.output_size], 1)
+        c, h = quantization.quantized_lstm_step(
+            inputs,
+            *state,
+            kernel=self._quantized_kernel(kernel),
+            bias=self._offset_bias(self._forget_bias),
+            peepholes=self._peepholes(),
+            projection=self._quantized_projection(),
+            cell_clip=self._cell_clip,
+            proj_clip=self._proj_clip,
+        )
+        if self._state_is_tuple:
+            return h, tf.nn.rnn_cell.LSTMStateTuple(c, h)
+        return h, tf.concat([c, h], 1)
+
+    def _quantized_kernel(self, kernel):
+        keep_prob = self._weight_drop_config["weight_drop_kr"]
+        inputs = [kernel, self._kernel, self._is_train, keep_prob]
+        make = lambda: quantization.quantize_kernel(kernel, self._bound())
+        if self._mask.active and self._mask.per_step:
+            return make()
+        return self._once("quantized kernel", make, inputs)
+
+    def _bound(self):
+        bound = self._once(
+            "bound",
+            lambda: self._range.bound(self._kernel, self._is_train),
+            [self._kernel, self._is_train],
+        )
+        return bound / self._keep_prob_in_use() if self._mask.active else bound
+
+    def _keep_prob_in_use(self):
+        keep_prob = tf.cast(self._weight_drop_config["weight_drop_kr"], tf.float32)
+        if self._is_train is True:
+            return keep_prob
+        return tf.where(self._is_train, keep_prob, 1.0)
+
+    def _quantized_projection(self):
+        if self._num_proj is None:
+            return None
+        kernel = self._proj_kernel
+        return self._once(
+            "quantized projection",
+            lambda: quantization.quantize_kernel(
+                kernel, self._proj_range.bound(kernel, self._is_train)
+            ),
+            [kernel, self._is_train],
+        )
+
+    def _peepholes(self):
+        if not self._use_peepholes:
+            return None, None, None
+        return self._w_i_diag, self._w_f_diag, self._w_o_diag
 
     @contextlib.contextmanager
     def _replaced(self, **tensors):
