@@ -228,3 +228,168 @@ def quantizable_dtype(dtype):
         raise TypeError(
             f"`dtype` must be float32 with `is_quant`, got {dtype.name}."
         )
+
+
+def model_ends(inputs, outputs, states):
+    """The tensors that a TFLite model begins and ends with."""
+    for argument, tensors in (
+        ("inputs", inputs),
+        ("outputs", outputs),
+        ("states", [end for pair in states for end in pair]),
+    ):
+        for tensor in tensors:
+            _model_end(argument, tensor)
+    if not outputs + states:
+        raise ValueError("`outputs` must not be empty, got [].")
+    for state, new_state in states:
+        if state.shape.as_list() != new_state.shape.as_list():
+            raise ValueError(
+                "`states` must be pairs of one shape, got "
+                f"'{state.op.name}' of shape {state.shape} and "
+                f"'{new_state.op.name}' of shape {new_state.shape}."
+            )
+
+
+def _model_end(argument, tensor):
+    if not isinstance(tensor, tf.Tensor):
+        raise TypeError(f"`{argument}` must hold tensors, got {tensor!r}.")
+    if not tensor.shape.is_fully_defined():
+        raise ValueError(
+            f"`{argument}` must be of known shapes, got '{tensor.op.name}' of "
+            f"shape {tensor.shape}: build the graph with the batch size given."
+        )
+    if tensor.value_index:
+        raise ValueError(
+            f"`{argument}` must bear op names, got '{tensor.name}', not the "
+            "first output of its op: wrap it in tf.identity."
+        )
+
+
+def every_placeholder(given, behind):
+    """All placeholders that outputs need are inputs; all inputs are needed."""
+    for op in sorted(behind - given, key=lambda op: op.name):
+        if op.type == "Placeholder":
+            raise ValueError(
+                "`inputs` and `states` must hold every placeholder that the "
+                f"outputs depend on, '{op.name}' is missing: add it, or build "
+                "the graph without it."
+            )
+    for op in sorted(given - behind, key=lambda op: op.name):
+        raise ValueError(
+            f"`inputs` and `states` must lead to the outputs, '{op.name}' does "
+            "not: leave it out."
+        )
+
+
+def trained_range(name, trained):
+    """A range variable that training has set."""
+    if not trained:
+        raise ValueError(
+            f"The range '{name}' was never trained: train with "
+            "`is_train=True` first, or restore such a checkpoint."
+        )
+
+
+def finite_constant(name, value):
+    """Weights without NaN and infinity."""
+    if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+        raise ValueError(f"The weights '{name}' must be finite, got NaN or inf.")
+
+
+def integer_op(name, kind, known):
+    """An op that has an integer form."""
+    if not known:
+        raise ValueError(
+            f"The op '{name}' of type {kind} has no integer form: a model may "
+            "hold cells with `is_quant=True` and `is_train=False` called once, "
+            "embeddings by gather, dense layers and softmax."
+        )
+
+
+_REWRITE = (
+    "call tf.contrib.quantize.create_eval_graph before converting (and "
+    "create_training_graph before `minimize` in training), or apply "
+    "tf.fake_quant_with_min_max_vars"
+)
+
+
+def ranged(name, kind, has_range):
+    """An op whose outputs go into fake quant."""
+    if not has_range:
+        raise ValueError(
+            f"The op '{name}' of type {kind} has no range, its output must go "
+            f"into fake quant and nothing else: {_REWRITE}."
+        )
+
+
+def ranged_weights(name, has_range):
+    """Weights with fake quant."""
+    if not has_range:
+        raise ValueError(f"The weights '{name}' have no range: {_REWRITE}.")
+
+
+def ranged_input(name, has_range):
+    """A float input with fake quant."""
+    if not has_range:
+        raise ValueError(
+            f"`inputs` must have ranges, '{name}' has none: feed it to a cell "
+            "with `is_quant=True`, or apply tf.fake_quant_with_min_max_args."
+        )
+
+
+def fused_relu(name, kind, fused):
+    """A relu that TFLite computes together with the op before."""
+    if not fused:
+        raise ValueError(
+            f"The op '{name}' of type {kind} must directly follow a dense "
+            "layer or an addition: on its own it has no integer form."
+        )
+
+
+def built_in_range(name, kind, have, need):
+    """The one range that TFLite's kernel is made for."""
+    if not np.allclose(have, need, rtol=0, atol=1e-7):
+        raise ValueError(
+            f"The range of '{name}' of type {kind} must be {list(need)}, got "
+            f"{[float(end) for end in have]}: that range is built into TFLite."
+        )
+
+
+def same_sizes(name, same):
+    """TFLite's 16-bit kernels do not broadcast."""
+    if not same:
+        raise ValueError(
+            f"The op '{name}' on 16-bit integers must have operands of one "
+            "size: build the graph with a batch size of 1."
+        )
+
+
+def converter_found(name, found):
+    """TensorFlow's own converter."""
+    if not found:
+        raise OSError(
+            f"`{name}` was found neither beside the Python interpreter nor on "
+            "PATH: it comes with TensorFlow, in the environment's bin folder."
+        )
+
+
+def converted(code, log):
+    """What toco said last, instead of all it said."""
+    if code:
+        fatal = [line for line in log.splitlines() if ": F " in line]
+        said = "\n".join(fatal) or log[-1000:]
+        raise ValueError(f"TensorFlow's converter failed, it said: {said}")
+
+
+def flatbuffers_missing(error):
+    """The package that `tflite.convert` needs."""
+    raise ImportError(
+        f"awd_lstm_tf.tflite needs the package flatbuffers ({error}): "
+        "pip install 'awd-lstm-tf[tflite]'"
+    ) from error
+
+
+def integer_tensor(name, integer):
+    """A tensor of the file."""
+    if not integer:
+        raise ValueError(f"The tensor '{name}' of the model is not of integers.")
