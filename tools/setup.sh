@@ -26,9 +26,8 @@ step() {
 # A fresh environment in $2 with the Python $1. The pip it comes with may be too
 # old to know today's wheels; for Python 3.6 21.3.1 is the last.
 environment() {
-  rm -rf "$2"
-  "$1" -m venv "$2"
-  "$2/bin/python" -m pip install --upgrade "pip>=21.3.1,<25"
+  rm -rf "$2" && "$1" -m venv "$2" &&
+    "$2/bin/python" -m pip install --upgrade "pip>=21.3.1,<25"
 }
 
 case ${1:-} in
