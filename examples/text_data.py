@@ -71,7 +71,7 @@ def python_documentation():
     from pydoc_data import topics
 
     paragraphs = (
-        paragraph
+        paragraph.strip("\n")
         for topic in sorted(topics.topics)
         for paragraph in topics.topics[topic].split("\n\n")
     )

@@ -74,7 +74,7 @@ class Trainer(object):
         self.windows = text_data.windows(
             corpus.train, flags.batch_size, flags.steps
         )
-        self.progress = run_folder.read_json(self._path("progress.json")) or {
+        self.progress = run_folder.read_json(self.path("progress.json")) or {
             "step": 0,
             "curve": [],
             "best": None,
@@ -94,7 +94,8 @@ class Trainer(object):
         self.session = tf.Session(graph=graph, config=threads)
         self._start(graph)
 
-    def _path(self, name):
+    def path(self, name):
+        """Path of one of this model's files."""
         return os.path.join(self.folder, name)
 
     def _build(self, build_model):
@@ -118,6 +119,7 @@ class Trainer(object):
         """Fresh weights, or those of the last checkpoint."""
         if self.progress["checkpoint"]:
             self.restore(self.progress["checkpoint"])
+            self.saved_at = time.time()
         else:
             self.session.run(self.initialise)
             os.makedirs(self.folder, exist_ok=True)
@@ -136,10 +138,10 @@ class Trainer(object):
         name = f"step-{self.progress['step']}"
         if name != self.progress["checkpoint"]:
             self.saver.save(
-                self.session, self._path(name), write_meta_graph=False
+                self.session, self.path(name), write_meta_graph=False
             )
             self.progress["checkpoint"] = name
-        run_folder.write_json(self._path("progress.json"), self.progress)
+        run_folder.write_json(self.path("progress.json"), self.progress)
         self._drop_checkpoints_but(name, (self.progress["best"] or {}))
         self.saved_at = time.time()
 
@@ -148,15 +150,15 @@ class Trainer(object):
         for name in os.listdir(self.folder):
             checkpoint = name.split(".")[0]
             if checkpoint.startswith("step-") and checkpoint not in keep:
-                os.remove(self._path(name))
+                os.remove(self.path(name))
 
     def restore(self, name):
         """Takes the weights of one of this run's checkpoints."""
         try:
-            self.saver.restore(self.session, self._path(name))
+            self.saver.restore(self.session, self.path(name))
         except (ValueError, tf.errors.OpError):
             raise run_folder.RunError(
-                f"`--resume` needs the checkpoint {self._path(name)}, got none "
+                f"`--resume` needs the checkpoint {self.path(name)}, got none "
                 "that can be read. Leave `--resume` out to start anew."
             ) from None
 
