@@ -241,6 +241,14 @@ def model_ends(inputs, outputs, states):
             _model_end(argument, tensor)
     if not outputs + states:
         raise ValueError("`outputs` must not be empty, got [].")
+    if states and inputs and inputs[0].shape.as_list()[1:] == []:
+        size = inputs[0].shape.num_elements()
+        if size != 1:
+            raise ValueError(
+                f"`inputs` must not begin with a vector of {size}, got "
+                f"'{inputs[0].op.name}': make its shape [{size}, 1] and apply "
+                "tf.reshape."
+            )
     for state, new_state in states:
         if state.shape.as_list() != new_state.shape.as_list():
             raise ValueError(

@@ -52,6 +52,15 @@ def _consumers(op):
     return [user for output in op.outputs for user in output.consumers()]
 
 
+def _rounded(tensor):
+    """What comes out of the fake quant that `tensor` goes into, if any."""
+    if tensor.op.type in _RANGED:
+        for user in tensor.consumers():
+            if user.type in _FAKE_QUANT:
+                return user.outputs[0]
+    return tensor
+
+
 class IntegerGraph(object):
     """The graph to convert, checked, and what toco is told about it.
 
@@ -73,8 +82,11 @@ class IntegerGraph(object):
                 self._outputs.append(state)
         ends = {tensor.op for tensor in inputs}
         ends |= {state.op for state, _ in states}
+        self._rounded = {
+            tensor: _rounded(tensor) for tensor in self._outputs
+        }
         behind = _reach(
-            [tensor.op for tensor in self._outputs],
+            [tensor.op for tensor in self._rounded.values()],
             lambda op: [] if op in ends else _producers(op),
         )
         _checks.every_placeholder(ends, behind)
@@ -190,6 +202,10 @@ class IntegerGraph(object):
                 back_edge_source_array=new_state.op.name,
                 size=state.shape[-1].value,
             )
+            # Else it gets as many dimensions as the first input, which may be
+            # ids, has.
+            array = flags.arrays_extra_info.entries.add(name=state.op.name)
+            array.shape.dims.extend(state.shape.as_list())
         return flags
 
     def _describe_input(self, array, tensor):
@@ -220,7 +236,7 @@ class IntegerGraph(object):
         for tensor in self._outputs:
             # Toco removes fake-quant ops, and what is named after them.
             node = graph_def.node.add(name=tensor.op.name, op="Identity")
-            node.input.append(self._name(tensor))
+            node.input.append(self._name(self._rounded[tensor]))
             node.attr["T"].type = tensor.dtype.as_datatype_enum
         return graph_def
 

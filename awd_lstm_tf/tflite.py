@@ -35,7 +35,8 @@ def convert(session, inputs, outputs, states):
       session: `tf.Session` whose variables hold the trained values.
       inputs: list of placeholders of known shape: ids, or float32 tensors that
         go into a quantized cell or a fake-quant op.
-      outputs: list of tensors.
+      outputs: list of tensors; where one goes into fake quant, what comes out
+        of that, so logits are those after `create_eval_graph`, too.
       states: list of (input tensor, output tensor) pairs.
 
     Returns:
@@ -82,13 +83,18 @@ def _find_toco():
 
 def _run_toco(toco, model_flags, toco_flags, graph_def):
     with tempfile.TemporaryDirectory() as folder:
-        paths = [os.path.join(folder, name) for name in "model toco graph".split()]
+        paths = [
+            os.path.join(folder, name) for name in ("model", "toco", "graph")
+        ]
         for path, proto in zip(paths, (model_flags, toco_flags, graph_def)):
             with open(path, "wb") as file:
                 file.write(proto.SerializeToString())
-        result = os.path.join(folder, "result")
+        result, no_debug_info = (
+            os.path.join(folder, name) for name in ("result", "debug")
+        )
+        open(no_debug_info, "wb").close()  # asked for by TensorFlow 1.15
         process = subprocess.run(
-            [toco] + paths + [result],
+            [toco] + paths + [result, "--debug_proto_file=" + no_debug_info],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
