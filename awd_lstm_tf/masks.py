@@ -115,7 +115,8 @@ def once_per_sequence(cache, make, inputs=()):
     """`make()`, computed once outside the innermost loop this is called in.
 
     Args:
-      cache: a dict that belongs to `make`: what was made, by `Place`.
+      cache: a dict that belongs to `make`: what was made, by `Place` and
+        `inputs`.
       make: a function without arguments that returns a tensor.
       inputs: the tensors and variables that `make` uses. If one of them was
         made inside the loop there is no way out: `make` is called in place.
@@ -125,9 +126,10 @@ def once_per_sequence(cache, make, inputs=()):
     """
     with outside_innermost_loop() as place:
         if all(place.sees(value) for value in inputs):
-            if place not in cache:
-                cache[place] = make()
-            return cache[place]
+            key = (place,) + tuple(inputs)
+            if key not in cache:
+                cache[key] = make()
+            return cache[key]
     return make()
 
 
@@ -259,18 +261,8 @@ class Mask(object):
         return not always_whole and self._is_train is not False
 
     @property
-    def per_step(self):
-        """Whether each value is a new draw, made where it is asked for."""
-        return self._mode == PER_STEP
-
-    @property
     def built(self):
         return self._shape is not None
-
-    @property
-    def inputs(self):
-        """The tensors that a value depends on."""
-        return [self._is_train]
 
     def build(self, shape, dtype, whole_rows=0):
         """Fixes the shape; makes the variable and its ops, once.
@@ -320,7 +312,8 @@ class Mask(object):
     def _assignment(self, value, name):
         # The op handed out has an output: a while loop drops control
         # dependencies on outer ops that have none.
-        with tf.control_dependencies([self._variable.assign(value)]):
+        assignment = self._variable.assign(value, read_value=False)
+        with tf.control_dependencies([assignment]):
             return tf.constant(True, name=name).op
 
     @staticmethod
@@ -361,13 +354,13 @@ class Mask(object):
         place; with `PER_STEP`, a new draw.
         """
         with tf.name_scope(self._name + "_value"):
-            mask = self._new() if self.per_step else self._shared()
+            if self._mode == PER_STEP:
+                mask = self._if_training(self._draw)
+            else:
+                mask = self._shared()
         if self._fetchable(mask):
             self._latest = mask
         return mask
-
-    def _new(self):
-        return self._if_training(self._draw)
 
     def _shared(self):
         with outside_innermost_loop() as place:
@@ -432,8 +425,9 @@ class Mask(object):
         before = _read_or_ones(previous)
         changed = tf.reduce_any(tf.not_equal(mask, before))
         with tf.control_dependencies([changed]):
-            with tf.control_dependencies([previous.assign(mask)]):
-                return tf.identity(changed)
+            remember = previous.assign(mask, read_value=False)
+        with tf.control_dependencies([remember]):
+            return tf.identity(changed)
 
     def update_ops(self, method):
         """The op that draws a new mask, in a list; [] if there is none to run.

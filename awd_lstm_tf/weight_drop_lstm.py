@@ -441,7 +441,12 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         LSTMCell's default scope.
         """
         config = super(WeightDropLSTMCell, self).get_config()
-        config.update(self._weight_drop_config, input_bias=self._input_bias)
+        config.update(
+            self._weight_drop_config,
+            input_bias=self._input_bias,
+            is_quant=self._is_quant,
+            quant_delay=self._quant_delay,
+        )
         config["name"] = self._given_name
         return {
             key: value
