@@ -335,7 +335,11 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
 
     def _drop(self, kernel, mask):
         mask = self._mask.whole(mask)
-        return tf.multiply(kernel, mask, name="masked_kernel")
+        masked = tf.multiply(kernel, mask, name="masked_kernel")
+        # `tf.contrib.quantize` takes a Mul that feeds a MatMul for weights with
+        # a folded batch norm; an identity between the two keeps it off
+        # (test_quantization.py::test_rewriter_leaves_the_cell_alone).
+        return tf.identity(masked)
 
     def _bias_in_use(self):
         if self._input_bias == 0.0:
@@ -347,18 +351,18 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         offsets = np.repeat(offsets, self._num_units)
         return self._once(
             f"bias {forget_bias}",
-            lambda: self._bias + tf.constant(offsets, self._bias.dtype.base_dtype),
+            lambda: self._bias
+            + tf.constant(offsets, self._bias.dtype.base_dtype),
             [self._bias],
         )
 
     def _quantized_or_float(self, kernel, inputs, state):
-        quantized = lambda: self._quantized_call(kernel, inputs, state)
         if self._quant_delay == 0 or self._is_train is False:
-            return quantized()
+            return self._quantized_call(kernel, inputs, state)
         started = self._once("started", self._quant_started, [self._is_train])
         return tf.cond(
             started,
-            quantized,
+            lambda: self._quantized_call(kernel, inputs, state),
             lambda: self._float_call(kernel, inputs, state),
         )
 
@@ -385,37 +389,40 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         return h, tf.concat([c, h], 1)
 
     def _quantized_kernel(self, kernel):
+        bound = self._bound("bound", self._range, self._kernel)
         keep_prob = self._weight_drop_config["weight_drop_kr"]
-        inputs = [kernel, self._kernel, self._is_train, keep_prob]
-        make = lambda: quantization.quantize_kernel(kernel, self._bound())
-        if self._mask.active and self._mask.per_step:
-            return make()
-        return self._once("quantized kernel", make, inputs)
-
-    def _bound(self):
-        bound = self._once(
-            "bound",
-            lambda: self._range.bound(self._kernel, self._is_train),
-            [self._kernel, self._is_train],
+        return self._once(
+            "quantized kernel",
+            lambda: quantization.quantize_kernel(
+                kernel, bound * self._largest_mask_entry(keep_prob)
+            ),
+            [kernel, bound, self._is_train, keep_prob],
         )
-        return bound / self._keep_prob_in_use() if self._mask.active else bound
 
-    def _keep_prob_in_use(self):
-        keep_prob = tf.cast(self._weight_drop_config["weight_drop_kr"], tf.float32)
+    def _bound(self, name, learned_range, kernel):
+        return self._once(
+            name,
+            lambda: learned_range.bound(kernel, self._is_train),
+            [kernel, self._is_train],
+        )
+
+    def _largest_mask_entry(self, keep_prob):
+        if not self._mask.active:
+            return 1.0
+        largest = 1.0 / tf.cast(keep_prob, tf.float32)
         if self._is_train is True:
-            return keep_prob
-        return tf.where(self._is_train, keep_prob, 1.0)
+            return largest
+        return tf.where(self._is_train, largest, 1.0)
 
     def _quantized_projection(self):
         if self._num_proj is None:
             return None
         kernel = self._proj_kernel
+        bound = self._bound("projection bound", self._proj_range, kernel)
         return self._once(
             "quantized projection",
-            lambda: quantization.quantize_kernel(
-                kernel, self._proj_range.bound(kernel, self._is_train)
-            ),
-            [kernel, self._is_train],
+            lambda: quantization.quantize_kernel(kernel, bound),
+            [kernel, bound],
         )
 
     def _peepholes(self):
@@ -447,7 +454,9 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
             is_quant=self._is_quant,
             quant_delay=self._quant_delay,
         )
-        config["name"] = self._given_name
+        del config["name"]
+        if self._given_name is not None:
+            config["name"] = self._given_name
         return {
             key: value
             for key, value in config.items()

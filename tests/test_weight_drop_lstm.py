@@ -288,9 +288,8 @@ def test_keep_rate_tensor_is_read_at_each_draw(mode):
     cell = WeightDropLSTMCell(UNITS, **own)
     inputs = tf.ones([1, DEPTH])
     outputs = cell(inputs, cell.zero_state(1, tf.float32))[0]
-    with tf.variable_scope("", reuse=True):
-        plain = tf.nn.rnn_cell.LSTMCell(UNITS, name="lstm_cell")
-        expected = plain(inputs, plain.zero_state(1, tf.float32))[0]
+    plain = tf.nn.rnn_cell.LSTMCell(UNITS, name="lstm_cell", reuse=True)
+    expected = plain(inputs, plain.zero_state(1, tf.float32))[0]
     with session_of() as session:
         session.run(cell.get_vd_update_op())
         mask, *values = session.run([cell.mask, outputs, expected])

@@ -1,0 +1,213 @@
+"""VariationalDropout against numpy."""
+import copy
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from awd_lstm_tf import masks
+from awd_lstm_tf import VariationalDropout
+
+
+def drawn(dropout, session):
+    session.run(dropout.get_update_mask_op())
+    return session.run(dropout.mask)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.float32, tf.float64])
+@pytest.mark.parametrize(
+    "input_shape, shape",
+    [([5], [4, 5]), ([4, 5], [4, 5]), ([2, 1, 5], [2, 6, 5]), ([], [3])],
+)
+def test_multiplies_with_the_mask(input_shape, shape, dtype):
+    x = np.random.RandomState(0).randn(*shape).astype(dtype.as_numpy_dtype)
+    dropout = VariationalDropout(input_shape, 0.5, dtype=dtype)
+    y = dropout(x)
+    with tf.Session() as session:
+        assert np.array_equal(session.run(y), x)  # never drawn: identity
+        seen = set()
+        for _ in range(20):
+            mask = drawn(dropout, session)
+            assert mask.shape == tuple(input_shape)
+            assert np.array_equal(session.run(y), x * mask)
+            seen.update(np.unique(mask))
+        assert seen == {0, 2}
+        session.run(dropout.get_reset_mask_op())
+        assert np.array_equal(session.run(y), x)
+
+
+def test_gradient_is_the_mask():
+    x = tf.ones([3, 4])
+    dropout = VariationalDropout([3, 4], 0.25)
+    gradient = tf.gradients(dropout(x), x)[0]
+    with tf.Session() as session:
+        mask = drawn(dropout, session)
+        assert np.array_equal(session.run(gradient), mask)
+
+
+@pytest.mark.parametrize(
+    "arguments", [dict(keep_prob=1.0), dict(keep_prob=0.5, is_train=False)]
+)
+def test_nothing_to_drop(arguments):
+    x = tf.ones([3])
+    dropout = VariationalDropout([3], **arguments)
+    assert dropout(x) is x
+    assert dropout.mask is None and dropout.kept_fraction is None
+    assert dropout.get_update_mask_op() == dropout.get_reset_mask_op() == []
+    assert not tf.get_collection(masks.MASKS)
+
+
+@pytest.mark.parametrize("auto_update", [False, True])
+def test_is_train_tensor(auto_update):
+    is_train = tf.placeholder(tf.bool, [])
+    x = np.array([1.0, np.inf, -0.5, 2.0], np.float32)
+    dropout = VariationalDropout(
+        [4], 0.5, is_train=is_train, auto_update=auto_update
+    )
+    y = dropout(x)
+    with tf.Session() as session:
+        dropped = 0
+        for _ in range(20):
+            session.run(dropout.get_update_mask_op())
+            assert np.array_equal(session.run(y, {is_train: False}), x)
+            dropped += not np.array_equal(session.run(y, {is_train: True}), x)
+    assert dropped > 10
+
+
+def loop_of(dropout, steps=6):
+    """The masks that the steps of a while loop see."""
+
+    def step(time, seen):
+        return time + 1, seen.write(time, dropout(tf.ones([8])))
+
+    seen = tf.TensorArray(tf.float32, steps)
+    return tf.while_loop(lambda t, _: t < steps, step, (0, seen))[1].stack()
+
+
+@pytest.mark.parametrize("auto_update", [False, True])
+def test_one_mask_for_all_steps_of_a_loop(auto_update):
+    dropout = VariationalDropout([8], 0.5, auto_update=auto_update)
+    steps = loop_of(dropout)
+    with tf.Session() as session:
+        runs = []
+        for _ in range(10):
+            session.run(dropout.get_update_mask_op())
+            values = session.run(steps)
+            assert np.all(values == values[0])
+            runs.append(values[0].tobytes())
+    assert len(set(runs)) > 5  # of 10 draws of 8 bits each
+
+
+def test_update_in_control_dependencies_and_update_ops():
+    dropout = VariationalDropout(
+        [50], 0.5, updates_collections=[tf.GraphKeys.UPDATE_OPS, "mine"]
+    )
+    updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+    assert updates == tf.get_collection("mine") == dropout.get_update_mask_op()
+    with tf.control_dependencies(updates):
+        y = dropout(tf.ones([50]))
+    with tf.Session() as session:
+        values = [session.run([y, dropout.mask]) for _ in range(10)]
+    assert all(np.array_equal(*pair) for pair in values)
+    assert len({pair[0].tobytes() for pair in values}) == 10
+
+
+def test_one_name_as_updates_collection():
+    dropout = VariationalDropout([5], 0.5, updates_collections="mine")
+    assert tf.get_collection("mine") == dropout.get_update_mask_op()
+
+
+def test_mask_holds_over_a_whole_prediction():
+    """Monte-Carlo dropout: one mask for many runs, then another."""
+    dropout = VariationalDropout([30], 0.5)
+    y = dropout(tf.ones([2, 30]))
+    with tf.Session() as session:
+        first = drawn(dropout, session)
+        held = [session.run(y) for _ in range(5)]
+        assert all(np.array_equal(value[0], first) for value in held)
+        assert not np.array_equal(drawn(dropout, session), first)
+
+
+def test_seed():
+    def values(seed):
+        with tf.Graph().as_default(), tf.Session() as session:
+            tf.set_random_seed(1)
+            dropout = VariationalDropout([30], 0.5, seed=seed)
+            return [drawn(dropout, session) for _ in range(3)]
+
+    assert np.array_equal(values(5), values(5))
+    assert not np.array_equal(values(5), values(6))
+
+
+def test_deepcopy_has_a_mask_of_its_own():
+    dropout = VariationalDropout([30], 0.5)
+    twin = copy.deepcopy(dropout)
+    mask = twin.mask
+    with tf.Session() as session:
+        assert np.any(drawn(dropout, session) == 0)
+        assert np.all(session.run(mask) == 1)
+
+
+def test_names_scopes():
+    with tf.variable_scope("net"):
+        dropouts = [VariationalDropout([2], 0.5) for _ in range(2)]
+        named = VariationalDropout([2], 0.5, name="out")
+    names = [d.name for d in dropouts + [named]]
+    assert names == [
+        "net/variational_dropout",
+        "net/variational_dropout_1",
+        "net/out",
+    ]
+    assert named(tf.ones([2])).op.name.startswith("net/out/")
+
+
+X = [1.0, 2.0, 3.0]
+BAD = [
+    (lambda: VariationalDropout([3], 1.5), ValueError,
+     "`keep_prob` must be in (0, 1], got 1.5."),
+    (lambda: VariationalDropout([3], 0), ValueError,
+     "`keep_prob` must be in (0, 1], got 0."),
+    (lambda: VariationalDropout([3], float("nan")), ValueError,
+     "`keep_prob` must be in (0, 1], got nan."),
+    (lambda: VariationalDropout([3], "half"), TypeError,
+     "`keep_prob` must be a float in (0, 1] or a scalar float tensor, got "
+     "'half'."),
+    (lambda: VariationalDropout([None, 3], 0.5), ValueError,
+     "`input_shape` must be a list of known sizes, got [None, 3]: use 1 for a "
+     "dimension along which the mask is shared."),
+    (lambda: VariationalDropout("abc", 0.5), ValueError,
+     "`input_shape` must be a list of known sizes, got 'abc': use 1 for a "
+     "dimension along which the mask is shared."),
+    (lambda: VariationalDropout([3], 0.5, dtype=tf.int32), TypeError,
+     "`dtype` must be a floating dtype, got int32."),
+    (lambda: VariationalDropout([3], 0.5, auto_update=1), TypeError,
+     "`auto_update` must be True or False, got 1."),
+    (lambda: VariationalDropout([3], 0.5, is_train="no"), TypeError,
+     "`is_train` must be True, False or a scalar bool tensor, got 'no'."),
+    (lambda: VariationalDropout([3], 0.5, seed=0.5), TypeError,
+     "`seed` must be an integer, got 0.5."),
+    (lambda: VariationalDropout([4], 0.5)(X), ValueError,
+     "`input_shape` must broadcast against the inputs, got [4] for inputs of "
+     "shape (3,)."),
+    (lambda: VariationalDropout([2, 3], 0.5)(X), ValueError,
+     "`input_shape` must broadcast against the inputs, got [2, 3] for inputs "
+     "of shape (3,)."),
+    (lambda: VariationalDropout([3], 0.5)(tf.zeros([3], tf.float64)),
+     TypeError,
+     "`dtype` of VariationalDropout is float32, got inputs of float64: pass "
+     "`dtype=tf.float64`."),
+]
+
+
+@pytest.mark.parametrize("call, error, message", BAD)
+def test_bad_arguments(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+def test_unknown_input_shape_is_left_to_the_run():
+    x = tf.placeholder(tf.float32)
+    y = VariationalDropout([3], 0.5)(x)
+    with tf.Session() as session:
+        assert np.array_equal(session.run(y, {x: X}), X)
