@@ -2,6 +2,7 @@
 
 Everything public is imported here.
 """
+
 import warnings as _warnings
 
 __version__ = "0.1.0"
@@ -11,7 +12,7 @@ _TESTED = ("1.13.1", "1.15.5")
 
 try:
     import tensorflow as _tf
-except ImportError as error:
+except Exception as error:  # with protobuf 4 it is a TypeError
     raise ImportError(
         f"awd_lstm_tf needs TensorFlow 1.x, and importing it failed "
         f"({error}): {_INSTALL} (on Python 3.6 or 3.7) brings 1.13.1 and what "
@@ -27,7 +28,8 @@ if not _version.startswith("1."):
 if _version not in _TESTED:
     _warnings.warn(
         f"awd_lstm_tf is tested on TensorFlow {', '.join(_TESTED)}, got "
-        f"{_version}: pip install 'tensorflow==1.13.1' for a tested one."
+        f"{_version}: pip install 'tensorflow==1.13.1' for a tested one.",
+        stacklevel=2,
     )
 
 from awd_lstm_tf.masks import mask_summaries  # noqa: E402

@@ -4,6 +4,7 @@ A `Mask` owns everything about one mask: how it is drawn, the variable that
 holds it, the op that redraws it and the tensor that a sequence reads it into.
 `once_per_sequence` puts a computation outside of the loop it is asked for in.
 """
+
 import collections
 import contextlib
 import copy
@@ -288,9 +289,7 @@ class Mask(object):
                 self._build_variable()
 
     def _build_variable(self):
-        self._variable = _scratch_variable(
-            self._shape, self._dtype, self._name
-        )
+        self._variable = _scratch_variable(self._shape, self._dtype, self._name)
         with tf.name_scope(self._name + "_ops"):
             self._root = _read_or_ones(self._variable)
             # The updates come after the read that has no order of its own:
@@ -370,7 +369,9 @@ class Mask(object):
                 make, key = (lambda: self._read(place)), place
             lifted = place.sees(self._is_train)
             if key not in self._values:
-                self._values[key] = self._if_training(make) if lifted else make()
+                self._values[key] = (
+                    self._if_training(make) if lifted else make()
+                )
             mask = self._values[key]
         return mask if lifted else self._if_training(lambda: mask)
 
@@ -408,7 +409,7 @@ class Mask(object):
 
     @property
     def changed(self):
-        """Scalar bool: is the mask another one than at the last fetch of this?"""
+        """Scalar bool: has the mask changed since the last fetch of this?"""
         return self._diagnostic("changed", self._changed)
 
     def _diagnostic(self, name, make):

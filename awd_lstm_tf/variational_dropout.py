@@ -1,8 +1,8 @@
 """Dropout whose mask holds over many steps."""
+
 import tensorflow as tf
 
-from awd_lstm_tf import _checks
-from awd_lstm_tf import masks
+from awd_lstm_tf import _checks, masks
 
 
 class VariationalDropout(object):
@@ -127,10 +127,10 @@ class VariationalDropout(object):
 
     @property
     def kept_fraction(self):
-        """Scalar float32: the share of entries that are not dropped; or None."""
+        """Scalar float32: the share of entries kept; or None."""
         return self._mask.kept_fraction
 
     @property
     def mask_changed(self):
-        """Scalar bool: has the mask changed since this was last run; or None."""
+        """Scalar bool: has the mask changed since the last fetch; or None."""
         return self._mask.changed

@@ -1,12 +1,11 @@
 """An LSTMCell with DropConnect on its kernel."""
+
 import contextlib
 
 import numpy as np
 import tensorflow as tf
 
-from awd_lstm_tf import _checks
-from awd_lstm_tf import masks
-from awd_lstm_tf import quantization
+from awd_lstm_tf import _checks, masks, quantization
 
 
 class WeightDrop(object):
@@ -103,7 +102,7 @@ class WeightDrop(object):
 
     @property
     def mask_changed(self):
-        """Scalar bool: has the mask changed since this was last run; or None."""
+        """Scalar bool: has the mask changed since the last fetch; or None."""
         return self._mask.changed
 
 
@@ -351,8 +350,9 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         offsets = np.repeat(offsets, self._num_units)
         return self._once(
             f"bias {forget_bias}",
-            lambda: self._bias
-            + tf.constant(offsets, self._bias.dtype.base_dtype),
+            lambda: (
+                self._bias + tf.constant(offsets, self._bias.dtype.base_dtype)
+            ),
             [self._bias],
         )
 

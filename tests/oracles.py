@@ -3,6 +3,7 @@
 None of this uses the library: a mask is fetched from the graph under test,
 multiplied in numpy, and fed to a graph of stock cells built separately.
 """
+
 import numpy as np
 import tensorflow as tf
 

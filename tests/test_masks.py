@@ -1,14 +1,13 @@
 """The promises of masks.py (DESIGN: nine of them), one section each."""
+
 import threading
 
 import numpy as np
+import oracles
 import pytest
 import tensorflow as tf
 
-import oracles
-from awd_lstm_tf import masks
-from awd_lstm_tf import VariationalDropout
-from awd_lstm_tf import WeightDropLSTMCell
+from awd_lstm_tf import VariationalDropout, WeightDropLSTMCell, masks
 
 DTYPES = [tf.float16, tf.float32, tf.float64]
 
@@ -127,7 +126,9 @@ class Wired(object):
         collection = tf.GraphKeys.UPDATE_OPS if wiring == "UPDATE_OPS" else None
         cells = [
             dropping_cell(
-                input_size=oracles.DEPTH if loop != "multi_3" or i == 0 else oracles.UNITS,
+                input_size=oracles.DEPTH
+                if loop != "multi_3" or i == 0
+                else oracles.UNITS,
                 auto_update=auto,
                 updates_collections=collection,
             )
@@ -250,7 +251,8 @@ def masked_kernels():
     return [
         op
         for op in tf.get_default_graph().get_operations()
-        if op.type == "Mul" and op.name.split("/")[-1].startswith("masked_kernel")
+        if op.type == "Mul"
+        and op.name.split("/")[-1].startswith("masked_kernel")
     ]
 
 
@@ -306,7 +308,13 @@ def call_in_raw_rnn(cell):
 
     def loop_fn(time, output, state, _):
         start = cell.zero_state(2, tf.float32)
-        return (time >= 3, inputs, start if output is None else state, output, None)
+        return (
+            time >= 3,
+            inputs,
+            start if output is None else state,
+            output,
+            None,
+        )
 
     return tf.nn.raw_rnn(cell, loop_fn)[1].h
 
@@ -430,7 +438,9 @@ def test_is_train_made_in_the_loop(auto_update):
     zeros = tf.zeros([2, oracles.UNITS])
 
     def after(steps):
-        return tf.while_loop(lambda t, *_: t < steps, step, (0, zeros, zeros))[2]
+        return tf.while_loop(lambda t, *_: t < steps, step, (0, zeros, zeros))[
+            2
+        ]
 
     with tf.variable_scope("a", reuse=tf.AUTO_REUSE):
         trained = after(1)
@@ -733,9 +743,7 @@ def test_mask_summaries():
     with initialized_session() as session:
         session.run(dropout.get_update_mask_op())
         text = session.run(tf.summary.merge(summaries))
-    values = {
-        v.tag: v.simple_value for v in tf.Summary.FromString(text).value
-    }
+    values = {v.tag: v.simple_value for v in tf.Summary.FromString(text).value}
     assert set(values) == {
         "lstm_cell_1_mask/kept_fraction",
         "lstm_cell_1_mask/changed",

@@ -1,12 +1,12 @@
 """VariationalDropout against numpy."""
+
 import copy
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from awd_lstm_tf import masks
-from awd_lstm_tf import VariationalDropout
+from awd_lstm_tf import VariationalDropout, masks
 
 
 def drawn(dropout, session):
@@ -163,39 +163,77 @@ def test_names_scopes():
 
 X = [1.0, 2.0, 3.0]
 BAD = [
-    (lambda: VariationalDropout([3], 1.5), ValueError,
-     "`keep_prob` must be in (0, 1], got 1.5."),
-    (lambda: VariationalDropout([3], 0), ValueError,
-     "`keep_prob` must be in (0, 1], got 0."),
-    (lambda: VariationalDropout([3], float("nan")), ValueError,
-     "`keep_prob` must be in (0, 1], got nan."),
-    (lambda: VariationalDropout([3], "half"), TypeError,
-     "`keep_prob` must be a float in (0, 1] or a scalar float tensor, got "
-     "'half'."),
-    (lambda: VariationalDropout([None, 3], 0.5), ValueError,
-     "`input_shape` must be a list of known sizes, got [None, 3]: use 1 for a "
-     "dimension along which the mask is shared."),
-    (lambda: VariationalDropout("abc", 0.5), ValueError,
-     "`input_shape` must be a list of known sizes, got 'abc': use 1 for a "
-     "dimension along which the mask is shared."),
-    (lambda: VariationalDropout([3], 0.5, dtype=tf.int32), TypeError,
-     "`dtype` must be a floating dtype, got int32."),
-    (lambda: VariationalDropout([3], 0.5, auto_update=1), TypeError,
-     "`auto_update` must be True or False, got 1."),
-    (lambda: VariationalDropout([3], 0.5, is_train="no"), TypeError,
-     "`is_train` must be True, False or a scalar bool tensor, got 'no'."),
-    (lambda: VariationalDropout([3], 0.5, seed=0.5), TypeError,
-     "`seed` must be an integer, got 0.5."),
-    (lambda: VariationalDropout([4], 0.5)(X), ValueError,
-     "`input_shape` must broadcast against the inputs, got [4] for inputs of "
-     "shape (3,)."),
-    (lambda: VariationalDropout([2, 3], 0.5)(X), ValueError,
-     "`input_shape` must broadcast against the inputs, got [2, 3] for inputs "
-     "of shape (3,)."),
-    (lambda: VariationalDropout([3], 0.5)(tf.zeros([3], tf.float64)),
-     TypeError,
-     "`dtype` of VariationalDropout is float32, got inputs of float64: pass "
-     "`dtype=tf.float64`."),
+    (
+        lambda: VariationalDropout([3], 1.5),
+        ValueError,
+        "`keep_prob` must be in (0, 1], got 1.5.",
+    ),
+    (
+        lambda: VariationalDropout([3], 0),
+        ValueError,
+        "`keep_prob` must be in (0, 1], got 0.",
+    ),
+    (
+        lambda: VariationalDropout([3], float("nan")),
+        ValueError,
+        "`keep_prob` must be in (0, 1], got nan.",
+    ),
+    (
+        lambda: VariationalDropout([3], "half"),
+        TypeError,
+        "`keep_prob` must be a float in (0, 1] or a scalar float tensor, got "
+        "'half'.",
+    ),
+    (
+        lambda: VariationalDropout([None, 3], 0.5),
+        ValueError,
+        "`input_shape` must be a list of known sizes, got [None, 3]: use 1 for "
+        "a dimension along which the mask is shared.",
+    ),
+    (
+        lambda: VariationalDropout("abc", 0.5),
+        ValueError,
+        "`input_shape` must be a list of known sizes, got 'abc': use 1 for a "
+        "dimension along which the mask is shared.",
+    ),
+    (
+        lambda: VariationalDropout([3], 0.5, dtype=tf.int32),
+        TypeError,
+        "`dtype` must be a floating dtype, got int32.",
+    ),
+    (
+        lambda: VariationalDropout([3], 0.5, auto_update=1),
+        TypeError,
+        "`auto_update` must be True or False, got 1.",
+    ),
+    (
+        lambda: VariationalDropout([3], 0.5, is_train="no"),
+        TypeError,
+        "`is_train` must be True, False or a scalar bool tensor, got 'no'.",
+    ),
+    (
+        lambda: VariationalDropout([3], 0.5, seed=0.5),
+        TypeError,
+        "`seed` must be an integer, got 0.5.",
+    ),
+    (
+        lambda: VariationalDropout([4], 0.5)(X),
+        ValueError,
+        "`input_shape` must broadcast against the inputs, got [4] for inputs of "
+        "shape (3,).",
+    ),
+    (
+        lambda: VariationalDropout([2, 3], 0.5)(X),
+        ValueError,
+        "`input_shape` must broadcast against the inputs, got [2, 3] for inputs "
+        "of shape (3,).",
+    ),
+    (
+        lambda: VariationalDropout([3], 0.5)(tf.zeros([3], tf.float64)),
+        TypeError,
+        "`dtype` of VariationalDropout is float32, got inputs of float64: pass "
+        "`dtype=tf.float64`.",
+    ),
 ]
 
 

@@ -1,12 +1,13 @@
 """WeightDropLSTMCell against stock LSTMCell."""
+
 import copy
 import itertools
 
 import numpy as np
+import oracles
 import pytest
 import tensorflow as tf
 
-import oracles
 from awd_lstm_tf import WeightDropLSTMCell
 
 DEPTH, UNITS = oracles.DEPTH, oracles.UNITS
@@ -141,8 +142,20 @@ def test_is_train_tensor_switches_at_run_time(arguments, mode):
 
 def test_constructor_takes_lstm_cells_arguments_by_position():
     arguments = (
-        UNITS, True, 0.5, tf.zeros_initializer(), 3, 0.5, None, None, 0.5,
-        False, tf.nn.relu, None, "cell", tf.float64,
+        UNITS,
+        True,
+        0.5,
+        tf.zeros_initializer(),
+        3,
+        0.5,
+        None,
+        None,
+        0.5,
+        False,
+        tf.nn.relu,
+        None,
+        "cell",
+        tf.float64,
     )
     theirs = tf.nn.rnn_cell.LSTMCell(*arguments).get_config()
     mine = WeightDropLSTMCell(*arguments).get_config()
@@ -154,7 +167,9 @@ def test_constructor_takes_lstm_cells_arguments_by_position():
 # The masked kernel
 
 
-@pytest.mark.parametrize("arguments", ["default", "peepholes", "num_proj", "all"])
+@pytest.mark.parametrize(
+    "arguments", ["default", "peepholes", "num_proj", "all"]
+)
 @pytest.mark.parametrize("mode", ["use_vd", "auto_update"])
 def test_masked_step_is_lstm_cell_on_the_masked_kernel(mode, arguments):
     arguments = ARGUMENTS[arguments]
@@ -167,7 +182,13 @@ def test_masked_step_is_lstm_cell_on_the_masked_kernel(mode, arguments):
     with session_of(mine.graph) as session:
         session.run(cell.get_vd_update_op())
         mask, weights, *values = session.run(
-            [cell.mask, mine.variables, mine.outputs, mine.state, kernel_gradient]
+            [
+                cell.mask,
+                mine.variables,
+                mine.outputs,
+                mine.state,
+                kernel_gradient,
+            ]
         )
     with theirs.graph.as_default(), session_of(theirs.graph) as session:
         at = mine.variables.index(kernel)
@@ -195,9 +216,16 @@ def test_recurrent_only_drops_recurrent_rows(num_proj, mode):
     with session_of(mine.graph) as session:
         session.run(cell.get_vd_update_op())
         mask, gradient, kernel, outputs = session.run(
-            [cell.mask, mine.gradients[1], cell.trainable_weights[0], mine.outputs]
+            [
+                cell.mask,
+                mine.gradients[1],
+                cell.trainable_weights[0],
+                mine.outputs,
+            ]
         )
-    assert mask.shape == kernel.shape == (DEPTH + (num_proj or UNITS), 4 * UNITS)
+    assert (
+        mask.shape == kernel.shape == (DEPTH + (num_proj or UNITS), 4 * UNITS)
+    )
     assert np.all(mask[:DEPTH] == 1)
     assert set(np.unique(mask[DEPTH:])) == {0, 2}
     assert np.all(gradient[mask == 0] == 0)
@@ -254,7 +282,9 @@ def test_standard_dropout_draws_at_every_step():
 def test_expected_gates_are_those_of_the_whole_kernel(seed):
     """The mean over masks of a linear function of the kernel is unbiased."""
     tf.set_random_seed(seed)
-    cell = WeightDropLSTMCell(UNITS, weight_drop_kr=0.3, use_vd=True, auto_update=True)
+    cell = WeightDropLSTMCell(
+        UNITS, weight_drop_kr=0.3, use_vd=True, auto_update=True
+    )
     cell(tf.ones([1, DEPTH]), cell.zero_state(1, tf.float32))
     with session_of() as session:
         mean = np.mean([session.run(cell.mask) for _ in range(2000)], axis=0)
@@ -447,7 +477,9 @@ def test_config_holds_no_tensors():
 
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_deepcopy_has_a_mask_of_its_own(mode):
-    cell = WeightDropLSTMCell(UNITS, input_size=DEPTH, name="one", **MODES[mode])
+    cell = WeightDropLSTMCell(
+        UNITS, input_size=DEPTH, name="one", **MODES[mode]
+    )
     twin = copy.deepcopy(cell)
     updates = cell.get_vd_update_op(), twin.get_vd_update_op()
     assert not set(updates[0]) & set(updates[1])
@@ -480,62 +512,130 @@ def called_with(depth, dtype=tf.float32, **own):
 
 
 BAD = [
-    (cell_with(weight_drop_kr=1.5), ValueError,
-     "`weight_drop_kr` must be in (0, 1], got 1.5."),
-    (cell_with(weight_drop_kr=0), ValueError,
-     "`weight_drop_kr` must be in (0, 1], got 0."),
-    (cell_with(weight_drop_kr=-3.0), ValueError,
-     "`weight_drop_kr` must be in (0, 1], got -3.0."),
-    (cell_with(weight_drop_kr=float("nan")), ValueError,
-     "`weight_drop_kr` must be in (0, 1], got nan."),
-    (cell_with(weight_drop_kr="0.5"), TypeError,
-     "`weight_drop_kr` must be a float in (0, 1] or a scalar float tensor, "
-     "got '0.5'."),
-    (cell_with(weight_drop_kr=True), TypeError,
-     "`weight_drop_kr` must be a float in (0, 1] or a scalar float tensor, "
-     "got True."),
-    (lambda: cell_with(weight_drop_kr=tf.ones([2]))(), ValueError,
-     "`weight_drop_kr` must be a scalar, got a tensor of shape (2,)."),
-    (lambda: cell_with(weight_drop_kr=tf.constant(1))(), TypeError,
-     "`weight_drop_kr` must be a floating tensor, got dtype int32."),
-    (cell_with(use_vd="yes"), TypeError,
-     "`use_vd` must be True or False, got 'yes'."),
-    (cell_with(auto_update=True), ValueError,
-     "`auto_update` must go with `use_vd=True`, got `use_vd=False`: set both, "
-     "or leave `auto_update` out."),
-    (cell_with(recurrent_only=1), TypeError,
-     "`recurrent_only` must be True or False, got 1."),
-    (cell_with(is_train=None), TypeError,
-     "`is_train` must be True, False or a scalar bool tensor, got None."),
-    (lambda: cell_with(is_train=tf.constant(1.0))(), TypeError,
-     "`is_train` must be a bool tensor, got dtype float32."),
-    (cell_with(input_size=0), ValueError,
-     "`input_size` must be at least 1, got 0."),
-    (cell_with(input_size=2.5), TypeError,
-     "`input_size` must be an integer, got 2.5."),
-    (cell_with(input_bias=float("inf")), ValueError,
-     "`input_bias` must be finite, got inf."),
-    (cell_with(input_bias="1"), TypeError,
-     "`input_bias` must be a number, got '1'."),
+    (
+        cell_with(weight_drop_kr=1.5),
+        ValueError,
+        "`weight_drop_kr` must be in (0, 1], got 1.5.",
+    ),
+    (
+        cell_with(weight_drop_kr=0),
+        ValueError,
+        "`weight_drop_kr` must be in (0, 1], got 0.",
+    ),
+    (
+        cell_with(weight_drop_kr=-3.0),
+        ValueError,
+        "`weight_drop_kr` must be in (0, 1], got -3.0.",
+    ),
+    (
+        cell_with(weight_drop_kr=float("nan")),
+        ValueError,
+        "`weight_drop_kr` must be in (0, 1], got nan.",
+    ),
+    (
+        cell_with(weight_drop_kr="0.5"),
+        TypeError,
+        "`weight_drop_kr` must be a float in (0, 1] or a scalar float tensor, "
+        "got '0.5'.",
+    ),
+    (
+        cell_with(weight_drop_kr=True),
+        TypeError,
+        "`weight_drop_kr` must be a float in (0, 1] or a scalar float tensor, "
+        "got True.",
+    ),
+    (
+        lambda: cell_with(weight_drop_kr=tf.ones([2]))(),
+        ValueError,
+        "`weight_drop_kr` must be a scalar, got a tensor of shape (2,).",
+    ),
+    (
+        lambda: cell_with(weight_drop_kr=tf.constant(1))(),
+        TypeError,
+        "`weight_drop_kr` must be a floating tensor, got dtype int32.",
+    ),
+    (
+        cell_with(use_vd="yes"),
+        TypeError,
+        "`use_vd` must be True or False, got 'yes'.",
+    ),
+    (
+        cell_with(auto_update=True),
+        ValueError,
+        "`auto_update` must go with `use_vd=True`, got `use_vd=False`: set "
+        "both, or leave `auto_update` out.",
+    ),
+    (
+        cell_with(recurrent_only=1),
+        TypeError,
+        "`recurrent_only` must be True or False, got 1.",
+    ),
+    (
+        cell_with(is_train=None),
+        TypeError,
+        "`is_train` must be True, False or a scalar bool tensor, got None.",
+    ),
+    (
+        lambda: cell_with(is_train=tf.constant(1.0))(),
+        TypeError,
+        "`is_train` must be a bool tensor, got dtype float32.",
+    ),
+    (
+        cell_with(input_size=0),
+        ValueError,
+        "`input_size` must be at least 1, got 0.",
+    ),
+    (
+        cell_with(input_size=2.5),
+        TypeError,
+        "`input_size` must be an integer, got 2.5.",
+    ),
+    (
+        cell_with(input_bias=float("inf")),
+        ValueError,
+        "`input_bias` must be finite, got inf.",
+    ),
+    (
+        cell_with(input_bias="1"),
+        TypeError,
+        "`input_bias` must be a number, got '1'.",
+    ),
     (cell_with(seed="a"), TypeError, "`seed` must be an integer, got 'a'."),
-    (cell_with(quant_delay=-1), ValueError,
-     "`quant_delay` must be at least 0, got -1."),
-    (called_with(5, input_size=DEPTH, **MODES["use_vd"]), ValueError,
-     "`input_size` must be the depth of the inputs, got `input_size=3` and "
-     "inputs of depth 5."),
-    (called_with(5, input_size=DEPTH), ValueError,
-     "`input_size` must be the depth of the inputs, got `input_size=3` and "
-     "inputs of depth 5."),
-    (called_with(DEPTH, tf.float64, input_size=DEPTH, **MODES["use_vd"]),
-     ValueError,
-     "`dtype` must be given with `input_size` when the weights are not "
-     "float32, got weights of float64: pass `dtype=tf.float64`."),
-    (lambda: cell_with(**MODES["use_vd"])().get_vd_update_op(), ValueError,
-     "`get_vd_update_op()` needs the mask, whose shape is not known yet: pass "
-     "`input_size`, or call the cell first."),
-    (lambda: cell_with(**MODES["use_vd"])().get_vd_reset_op(), ValueError,
-     "`get_vd_reset_op()` needs the mask, whose shape is not known yet: pass "
-     "`input_size`, or call the cell first."),
+    (
+        cell_with(quant_delay=-1),
+        ValueError,
+        "`quant_delay` must be at least 0, got -1.",
+    ),
+    (
+        called_with(5, input_size=DEPTH, **MODES["use_vd"]),
+        ValueError,
+        "`input_size` must be the depth of the inputs, got `input_size=3` and "
+        "inputs of depth 5.",
+    ),
+    (
+        called_with(5, input_size=DEPTH),
+        ValueError,
+        "`input_size` must be the depth of the inputs, got `input_size=3` and "
+        "inputs of depth 5.",
+    ),
+    (
+        called_with(DEPTH, tf.float64, input_size=DEPTH, **MODES["use_vd"]),
+        ValueError,
+        "`dtype` must be given with `input_size` when the weights are not "
+        "float32, got weights of float64: pass `dtype=tf.float64`.",
+    ),
+    (
+        lambda: cell_with(**MODES["use_vd"])().get_vd_update_op(),
+        ValueError,
+        "`get_vd_update_op()` needs the mask, whose shape is not known yet: "
+        "pass `input_size`, or call the cell first.",
+    ),
+    (
+        lambda: cell_with(**MODES["use_vd"])().get_vd_reset_op(),
+        ValueError,
+        "`get_vd_reset_op()` needs the mask, whose shape is not known yet: "
+        "pass `input_size`, or call the cell first.",
+    ),
 ]
 
 
@@ -552,12 +652,16 @@ def test_update_op_of_a_keep_rate_made_in_a_loop():
 
     def step(time, output):
         rate = tf.cast(time, tf.float32) / 4 + 0.5
-        cells.append(WeightDropLSTMCell(UNITS, weight_drop_kr=rate, use_vd=True))
+        cells.append(
+            WeightDropLSTMCell(UNITS, weight_drop_kr=rate, use_vd=True)
+        )
         zero = cells[0].zero_state(1, tf.float32)
         return time + 1, cells[0](inputs, zero)[0]
 
     tf.while_loop(lambda t, _: t < 2, step, (0, tf.zeros([1, UNITS])))
-    with pytest.raises(ValueError, match="`weight_drop_kr` must be made outside"):
+    with pytest.raises(
+        ValueError, match="`weight_drop_kr` must be made outside"
+    ):
         cells[0].get_vd_update_op()
 
 
@@ -638,7 +742,9 @@ def test_estimator(tmp_path):
     assert not any("mask" in n for n in estimator.get_variable_names())
     guesses = [
         p["guess"]
-        for p in itertools.islice(estimator.predict(feed, yield_single_examples=True), 16)
+        for p in itertools.islice(
+            estimator.predict(feed, yield_single_examples=True), 16
+        )
     ]
     receiver = tf.estimator.export.build_raw_serving_input_receiver_fn(
         {"x": tf.placeholder(tf.float32, [None, 6, DEPTH])}
@@ -651,7 +757,11 @@ def test_estimator(tmp_path):
 def test_saved_model_with_an_is_train_placeholder(tmp_path):
     is_train = tf.placeholder_with_default(False, [])
     cell = WeightDropLSTMCell(
-        UNITS, weight_drop_kr=0.5, use_vd=True, input_size=DEPTH, is_train=is_train
+        UNITS,
+        weight_drop_kr=0.5,
+        use_vd=True,
+        input_size=DEPTH,
+        is_train=is_train,
     )
     x = tf.placeholder(tf.float32, [1, DEPTH])
     y = cell(x, cell.zero_state(1, tf.float32))[0]
@@ -703,9 +813,7 @@ def test_training_graph_and_evaluation_graph_share_variables():
 
 
 def test_update_on_a_finalized_graph_of_three_cells():
-    cells = [
-        WeightDropLSTMCell(UNITS, **MODES["use_vd"]) for _ in range(3)
-    ]
+    cells = [WeightDropLSTMCell(UNITS, **MODES["use_vd"]) for _ in range(3)]
     x = tf.constant(oracles.inputs_value())
     tf.nn.dynamic_rnn(tf.nn.rnn_cell.MultiRNNCell(cells), x, dtype=tf.float32)
     used = [cell.mask for cell in cells]
