@@ -219,14 +219,14 @@ BAD = [
     (
         lambda: VariationalDropout([4], 0.5)(X),
         ValueError,
-        "`input_shape` must broadcast against the inputs, got [4] for inputs of "
-        "shape (3,).",
+        "`input_shape` must broadcast against the inputs, got [4] for inputs "
+        "of shape (3,).",
     ),
     (
         lambda: VariationalDropout([2, 3], 0.5)(X),
         ValueError,
-        "`input_shape` must broadcast against the inputs, got [2, 3] for inputs "
-        "of shape (3,).",
+        "`input_shape` must broadcast against the inputs, got [2, 3] for "
+        "inputs of shape (3,).",
     ),
     (
         lambda: VariationalDropout([3], 0.5)(tf.zeros([3], tf.float64)),
