@@ -86,7 +86,7 @@ class StockLSTM(object):
     def _getter(self, getter, name, *args, **kwargs):
         if not name.endswith("kernel"):
             return getter(name, *args, **kwargs)
-        with tf.control_dependencies(None):  # out of the loop
+        with tf.init_scope():  # out of the loop
             kernel = tf.placeholder(kwargs["dtype"], kwargs["shape"])
         self._kernels.append(kernel)
         return kernel

@@ -468,6 +468,32 @@ def stock_step(kernel):
         return session.run(outputs)
 
 
+@pytest.fixture
+def control_flow_v2():
+    if tf.__version__.startswith(("1.11.", "1.12.", "1.13.", "1.14.")):
+        pytest.skip("control flow v2 is complete from TensorFlow 1.15 on")
+    tf.compat.v1.enable_control_flow_v2()
+    yield
+    tf.compat.v1.disable_control_flow_v2()
+
+
+@pytest.mark.usefixtures("control_flow_v2")
+@pytest.mark.parametrize("auto_update", [False, True])
+@pytest.mark.parametrize("call", sorted(set(CALLS) - {"nested"}))
+def test_kernel_is_masked_once_with_control_flow_v2(call, auto_update):
+    cell = dropping_cell(auto_update=auto_update)
+    outputs = CALLS[call][0](cell)
+    assert len(masked_kernels()) == 1  # in the graph, not in one of its bodies
+    assert_gradient_is_masked(cell, outputs)
+
+
+@pytest.mark.usefixtures("control_flow_v2")
+@pytest.mark.parametrize("loop", ["dynamic_rnn", "static_rnn"])
+@pytest.mark.parametrize("wiring", ["minimize", "rnn", "auto_update"])
+def test_forward_and_backward_agree_with_control_flow_v2(wiring, loop, seed):
+    test_forward_and_backward_agree(wiring, loop, seed)
+
+
 # Promise 5: the update op is built once, outside of every context
 
 
