@@ -91,6 +91,8 @@ class IntegerGraph(object):
         )
         _checks.every_placeholder(ends, behind)
         self._find_ops(ends, behind)
+        for op in self._ops:
+            _checks.integer_op(op.name, op.type, op.type in _INTEGER)
         self._find_constants(session, behind)
         for op in self._ops:
             self._check(op)
@@ -133,7 +135,6 @@ class IntegerGraph(object):
     # -- The check of each op
 
     def _check(self, op):
-        _checks.integer_op(op.name, op.type, op.type in _INTEGER)
         if op.type == "MatMul":
             ranged = op.inputs[1] not in self._constants
             _checks.ranged_weights(op.inputs[1].op.name, ranged)

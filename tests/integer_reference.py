@@ -136,7 +136,8 @@ class IntegerLSTM(object):
         proj_clip=None,
     ):
         self.kernel, self.scale = _symmetric(kernel, kernel_bound)
-        self.bias = np.round(bias / (self.scale / 128)).astype(np.int64)
+        bias = np.float64(bias) / (self.scale / 128)
+        self.bias = np.round(bias).astype(np.int64)
         self.peepholes = peepholes and [
             # A quarter of the weight, on the grid of [-0.5, 0.5).
             saturate(np.floor(w / 4 * 2**16 + 0.5)).astype(np.int64)
@@ -180,5 +181,5 @@ class IntegerLSTM(object):
 def _symmetric(weights, bound):
     # The scale is float32 in the file.
     scale = float(np.float32(np.float32(bound) * np.float32(1 + 2**-20) / 127))
-    integers = np.floor(weights / scale + 0.5)
+    integers = np.floor(np.float64(weights) / scale + 0.5)
     return np.clip(integers, -127, 127).astype(np.int64), scale
