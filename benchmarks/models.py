@@ -1,0 +1,191 @@
+"""What the benchmarks measure: one LSTM layer in a training step, by row.
+
+A row is one way of building the layer. Its training step takes trainable inputs
+`[time, batch, depth]` (a real model's come from an embedding), the mean square
+of the outputs as loss, and gradient descent on everything. Its forward pass is
+a graph of its own, with `is_train=False` and without gradients.
+"""
+
+import collections
+import os
+import sys
+import warnings
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+warnings.filterwarnings("ignore")
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+tf.compat.v1.logging.set_verbosity("ERROR")
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
+
+import awd_lstm_tf  # noqa: E402
+
+Size = collections.namedtuple("Size", "batch time depth units")
+
+SIZES = {
+    "small": Size(20, 35, 200, 200),
+    "medium": Size(20, 35, 650, 650),
+    "paper": Size(80, 70, 400, 1150),
+}
+KEEP_RATE = 0.5
+
+
+def session_config(threads=0, grappler=True):
+    """A session's settings: number of threads (0: all), graph rewriting."""
+    config = tf.ConfigProto(
+        intra_op_parallelism_threads=threads,
+        inter_op_parallelism_threads=threads,
+    )
+    rewrite = config.graph_options.rewrite_options
+    rewrite.disable_meta_optimizer = not grappler
+    return config
+
+
+# ---------------------------------------------------------------------------
+# The layers. Each maps inputs to outputs, [time, batch, depth or units].
+
+
+def _unrolled(cell, inputs):
+    outputs, _ = tf.nn.dynamic_rnn(
+        cell, inputs, dtype=tf.float32, time_major=True
+    )
+    return outputs
+
+
+def lstm_cell(inputs, size, is_train):
+    return _unrolled(tf.nn.rnn_cell.LSTMCell(size.units), inputs)
+
+
+def lstm_block_cell(inputs, size, is_train):
+    return _unrolled(tf.contrib.rnn.LSTMBlockCell(size.units), inputs)
+
+
+def lstm_block_fused_cell(inputs, size, is_train):
+    layer = tf.contrib.rnn.LSTMBlockFusedCell(size.units)
+    return layer(inputs, dtype=tf.float32)[0]
+
+
+def _weight_drop(make, size, is_train, **arguments):
+    return make(
+        size.units,
+        weight_drop_kr=KEEP_RATE,
+        input_size=size.depth,
+        is_train=is_train,
+        **arguments,
+    )
+
+
+def cell_off(inputs, size, is_train):
+    return _unrolled(awd_lstm_tf.WeightDropLSTMCell(size.units), inputs)
+
+
+def cell_use_vd(inputs, size, is_train):
+    cell = _weight_drop(
+        awd_lstm_tf.WeightDropLSTMCell, size, is_train, use_vd=True
+    )
+    with tf.control_dependencies(cell.get_vd_update_op()):
+        return _unrolled(cell, inputs)
+
+
+def cell_auto_update(inputs, size, is_train):
+    cell = _weight_drop(
+        awd_lstm_tf.WeightDropLSTMCell,
+        size,
+        is_train,
+        use_vd=True,
+        auto_update=True,
+    )
+    return _unrolled(cell, inputs)
+
+
+def cell_standard(inputs, size, is_train):
+    cell = _weight_drop(awd_lstm_tf.WeightDropLSTMCell, size, is_train)
+    return _unrolled(cell, inputs)
+
+
+def _fused(inputs, size, is_train, **arguments):
+    layer = _weight_drop(
+        awd_lstm_tf.WeightDropLSTMBlockFusedCell,
+        size,
+        is_train,
+        use_vd=True,
+        **arguments,
+    )
+    with tf.control_dependencies(layer.get_vd_update_op()):
+        return layer(inputs, dtype=tf.float32)[0]
+
+
+def fused_use_vd(inputs, size, is_train):
+    return _fused(inputs, size, is_train)
+
+
+def fused_auto_update(inputs, size, is_train):
+    return _fused(inputs, size, is_train, auto_update=True)
+
+
+def fused_recurrent_only(inputs, size, is_train):
+    return _fused(
+        inputs, size, is_train, auto_update=True, recurrent_only=True
+    )
+
+
+def fused_off(inputs, size, is_train):
+    layer = awd_lstm_tf.WeightDropLSTMBlockFusedCell(
+        size.units, is_train=is_train
+    )
+    return layer(inputs, dtype=tf.float32)[0]
+
+
+ROWS = collections.OrderedDict(
+    [
+        ("LSTMCell", lstm_cell),
+        ("LSTMBlockCell", lstm_block_cell),
+        ("LSTMBlockFusedCell", lstm_block_fused_cell),
+        ("cell, no weight drop", cell_off),
+        ("cell, use_vd", cell_use_vd),
+        ("cell, auto_update", cell_auto_update),
+        ("cell, standard", cell_standard),
+        ("fused, no weight drop", fused_off),
+        ("fused, use_vd", fused_use_vd),
+        ("fused, auto_update", fused_auto_update),
+        ("fused, recurrent_only", fused_recurrent_only),
+    ]
+)
+BASE = "LSTMCell"
+
+
+# ---------------------------------------------------------------------------
+# The steps
+
+
+def _inputs(size):
+    shape = [size.time, size.batch, size.depth]
+    values = np.random.RandomState(0).randn(*shape).astype(np.float32)
+    return tf.get_variable("inputs", initializer=values)
+
+
+def training_step(row, size):
+    """An op that trains the row's layer by one step."""
+    outputs = ROWS[row](_inputs(size), size, True)
+    loss = tf.reduce_mean(tf.square(outputs))
+    return tf.train.GradientDescentOptimizer(0.1).minimize(loss)
+
+
+def forward_pass(row, size):
+    """A small tensor that needs all of the row's outputs."""
+    outputs = ROWS[row](tf.stop_gradient(_inputs(size)), size, False)
+    return outputs[-1, -1, :1]
+
+
+def runner(make, threads=0, grappler=True):
+    """A function that runs, once, what `make()` returns: an op or a tensor."""
+    with tf.Graph().as_default() as graph:
+        fetch = make()
+        initialize = tf.global_variables_initializer()
+    session = tf.Session(
+        graph=graph, config=session_config(threads, grappler)
+    )
+    session.run(initialize)
+    return session.make_callable(fetch)

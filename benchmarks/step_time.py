@@ -1,0 +1,169 @@
+"""Time of a training step and of a forward pass, as ratios to LSTMCell's.
+
+    python benchmarks/step_time.py                          # all rows, medium
+    python benchmarks/step_time.py --sizes small paper --repeats 5
+    python benchmarks/step_time.py --rows LSTMCell "cell, use_vd"
+    python benchmarks/step_time.py --torch-python ~/torch/bin/python
+
+All rows are built, warmed up, and then run in turns, once per round, so that
+whatever else the machine does meets them all alike. Printed are medians over
+the rounds. "matmul limit" are the matmuls of a training step alone (see
+matmul_limit.py). PyTorch runs in a process of its own, when its Python is
+given, and takes its turns with the others.
+"""
+
+import argparse
+import collections
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+import matmul_limit
+import models
+import tensorflow as tf
+
+REPEATS = {"small": 40, "medium": 12, "paper": 3}
+LIMIT = "matmul limit"
+
+
+def timed(run):
+    """Seconds that `run()` takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def in_turns(steps, repeats, warm_up=2):
+    """Seconds of each of `steps`, by name: a list with one per round.
+
+    Args:
+      steps: dict of functions that run a step and return its seconds.
+      repeats: number of rounds that count.
+      warm_up: number of rounds before those.
+    """
+    seconds = collections.OrderedDict((name, []) for name in steps)
+    for round_ in range(-warm_up, repeats):
+        for name, step in steps.items():
+            elapsed = step()
+            if round_ >= 0:
+                seconds[name].append(elapsed)
+    return seconds
+
+
+class TorchProcess(object):
+    """Another Python, with PyTorch, that runs a step when it is told to."""
+
+    def __init__(self, python, size, threads):
+        script = os.path.join(os.path.dirname(__file__), "torch_step.py")
+        command = [python, script, str(threads)] + [str(n) for n in size]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            universal_newlines=True,
+        )
+        self.version = self._process.stdout.readline().strip()
+
+    def step(self, kind):
+        """Returns the seconds of one step of `kind`."""
+        self._process.stdin.write(kind + "\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _tf_steps(rows, make, size, threads):
+    steps = collections.OrderedDict()
+    for row in rows:
+        run = models.runner(lambda row=row: make(row, size), threads)
+        steps[row] = lambda run=run: timed(run)
+    return steps
+
+
+def measure(size, rows, repeats, threads=0, torch=None):
+    """Seconds per round of all training steps, and of all forward passes."""
+    train = _tf_steps(rows, models.training_step, size, threads)
+    limit = matmul_limit.runner(size, threads)
+    train[LIMIT] = lambda: timed(limit)
+    forward = _tf_steps(rows, models.forward_pass, size, threads)
+    if torch is not None:
+        train["PyTorch"] = lambda: torch.step("train")
+        train["PyTorch, weight drop"] = lambda: torch.step("train_drop")
+        forward["PyTorch"] = lambda: torch.step("forward")
+    return {
+        "train": in_turns(train, repeats),
+        "forward": in_turns(forward, repeats),
+    }
+
+
+def _print(kind, seconds):
+    medians = {name: statistics.median(s) for name, s in seconds.items()}
+    base = medians.get(models.BASE)
+    print(f"  {kind:<26}{'ms':>9}{'of LSTMCell':>13}")
+    for name, median in medians.items():
+        ratio = f"{median / base:>13.2f}" if base else ""
+        print(f"    {name:<24}{1e3 * median:>9.1f}{ratio}")
+
+
+def machine():
+    """What the figures hold for: versions, processor, load."""
+    model = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            names = [x for x in lines if x.startswith("model name")]
+        model = names[0].split(":")[1].strip() if names else model
+    return {
+        "tensorflow": tf.__version__,
+        "tensorflow_build": tf.GIT_VERSION,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "processor": model,
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg(),
+    }
+
+
+def _flags():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add("--sizes", nargs="+", choices=models.SIZES, default=["medium"])
+    add("--rows", nargs="+", choices=models.ROWS, default=list(models.ROWS))
+    add("--repeats", type=int, help="rounds (default: by size)")
+    add("--threads", type=int, default=0, help="of each session; 0: all cores")
+    add("--torch-python", help="a Python that has PyTorch")
+    add("--json", help="file to write all figures to")
+    return parser.parse_args()
+
+
+def _main():
+    flags = _flags()
+    results = {"machine": machine(), "step_time": {}}
+    for name in flags.sizes:
+        size, torch = models.SIZES[name], None
+        print(f"{name}: {size}, load {os.getloadavg()}", flush=True)
+        if flags.torch_python:
+            torch = TorchProcess(flags.torch_python, size, flags.threads)
+            results["machine"]["torch"] = torch.version
+        repeats = flags.repeats or REPEATS[name]
+        seconds = measure(size, flags.rows, repeats, flags.threads, torch)
+        for kind in seconds:
+            _print(kind, seconds[kind])
+        if torch is not None:
+            torch.close()
+        results["step_time"][name] = dict(seconds, load=os.getloadavg())
+    if flags.json:
+        with open(flags.json, "w") as file:
+            json.dump(results, file, indent=1)
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
