@@ -317,7 +317,13 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         return self._float_call(kernel, inputs, state)
 
     def _float_call(self, kernel, inputs, state):
-        with self._replaced(_kernel=kernel, _bias=self._bias_in_use()):
+        tensors = {"_kernel": kernel, "_bias": self._bias_in_use()}
+        if self._mask.active and self._num_proj is not None:
+            # `tf.contrib.quantize` looks for weights behind one identity, as
+            # variables have it, but not behind three.
+            proj_kernel = tf.convert_to_tensor(self._proj_kernel)
+            tensors["_proj_kernel"] = tf.identity(tf.identity(proj_kernel))
+        with self._replaced(**tensors):
             return super(WeightDropLSTMCell, self).call(inputs, state)
 
     def _once(self, name, make, inputs):
