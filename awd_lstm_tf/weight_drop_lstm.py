@@ -317,14 +317,15 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         return self._float_call(kernel, inputs, state)
 
     def _float_call(self, kernel, inputs, state):
-        tensors = {"_kernel": kernel, "_bias": self._bias_in_use()}
+        with self._replaced(_kernel=kernel, _bias=self._bias_in_use()):
+            output, state = super(WeightDropLSTMCell, self).call(inputs, state)
         if self._mask.active and self._num_proj is not None:
-            # `tf.contrib.quantize` looks for weights behind one identity, as
-            # variables have it, but not behind three.
-            proj_kernel = tf.convert_to_tensor(self._proj_kernel)
-            tensors["_proj_kernel"] = tf.identity(tf.identity(proj_kernel))
-        with self._replaced(**tensors):
-            return super(WeightDropLSTMCell, self).call(inputs, state)
+            # `tf.contrib.quantize` takes a projection and what follows it for a
+            # layer of its own, but knows nothing of a split.
+            output, = tf.split(output, 1, axis=1)
+            if self._state_is_tuple:
+                state = tf.nn.rnn_cell.LSTMStateTuple(state.c, output)
+        return output, state
 
     def _once(self, name, make, inputs):
         cache = self._computed.setdefault(name, {})
