@@ -3,6 +3,7 @@
 House form: the argument in backticks, the rule, the value received, the fix.
 Each check returns the value it was given, ready to use.
 """
+
 import math
 import numbers
 
@@ -212,6 +213,74 @@ def keep_prob_outside_loops(argument, visible):
         )
 
 
+def cell_clip(value):
+    """None or a positive number: at 0 and below, TensorFlow's cells disagree."""
+    if value is not None and finite("cell_clip", value) <= 0:
+        raise ValueError(
+            f"`cell_clip` must be above 0, got {value}: leave it out for no "
+            "clipping."
+        )
+    return value
+
+
+def mask_per_sequence(keep_rate, use_vd):
+    """A layer over whole sequences has one mask for all of their steps."""
+    rate = keep_prob("weight_drop_kr", keep_rate)
+    if (is_tensor(rate) or rate < 1.0) and not boolean("use_vd", use_vd):
+        raise ValueError(
+            "`use_vd` must be True with `weight_drop_kr` below 1.0 in "
+            "WeightDropLSTMBlockFusedCell, got False: set it, or use "
+            "WeightDropLSTMCell, which can draw a new mask at every time step."
+        )
+
+
+def known_depth(depth):
+    """The depth of a layer's inputs, which its kernel's shape depends on."""
+    if depth is None:
+        raise ValueError(
+            "`inputs` must have a known depth, got None as their last "
+            "dimension: give it by `set_shape`."
+        )
+    return depth
+
+
+def inputs_dtype(dtype, inputs):
+    """`dtype`, if given, is that of the inputs."""
+    if dtype is not None and tf.as_dtype(dtype) != inputs.dtype.base_dtype:
+        raise TypeError(
+            f"`dtype` must be that of the inputs, {inputs.dtype.base_dtype.name}"
+            f", got {tf.as_dtype(dtype).name}: leave it out, or cast the inputs."
+        )
+
+
+def initial_state(value):
+    """A pair of c and h."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(
+            f"`initial_state` must be a tuple of c and h, got {value!r}."
+        )
+    return value
+
+
+def vector(argument, value):
+    """A tensor of one dimension."""
+    if value.shape.ndims not in (None, 1):
+        raise ValueError(
+            f"`{argument}` must be a vector, got a tensor of shape "
+            f"{value.shape}."
+        )
+    return value
+
+
+def no_second_order():
+    """The fused layer's gradient has no gradient."""
+    raise NotImplementedError(
+        "Gradients of gradients must not go through "
+        "WeightDropLSTMBlockFusedCell, which has none of second order: use "
+        "WeightDropLSTMCell in tf.nn.static_rnn."
+    )
+
+
 def quantizable_activation(activation):
     """Integer inference has the tanh of TFLite, and no other."""
     name = getattr(activation, "__name__", activation)
@@ -228,6 +297,16 @@ def quantizable_dtype(dtype):
         raise TypeError(
             f"`dtype` must be float32 with `is_quant`, got {dtype.name}."
         )
+
+
+def assignable(name, variable):
+    """A variable that a custom getter has left one."""
+    if not hasattr(variable, "assign"):
+        raise TypeError(
+            f"`custom_getter` must leave '{name}' a variable, got {variable}: "
+            "change only what it is meant for, by name or `trainable`."
+        )
+    return variable
 
 
 def model_ends(inputs, outputs, states):
@@ -301,7 +380,9 @@ def trained_range(name, trained):
 def finite_constant(name, value):
     """Weights without NaN and infinity."""
     if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-        raise ValueError(f"The weights '{name}' must be finite, got NaN or inf.")
+        raise ValueError(
+            f"The weights '{name}' must be finite, got NaN or inf."
+        )
 
 
 def integer_op(name, kind, known):
@@ -400,4 +481,152 @@ def flatbuffers_missing(error):
 def integer_tensor(name, integer):
     """A tensor of the file."""
     if not integer:
-        raise ValueError(f"The tensor '{name}' of the model is not of integers.")
+        raise ValueError(
+            f"The tensor '{name}' of the model is not of integers."
+        )
+
+
+def non_negative(argument, value):
+    """A number of at least 0, or a scalar float tensor checked when read."""
+    if not is_tensor(value):
+        value = finite(argument, value)
+        if value < 0:
+            raise ValueError(f"`{argument}` must be at least 0, got {value}.")
+        return value
+    value = tf.convert_to_tensor(_scalar_tensor(argument, value, "floating"))
+    message = f"`{argument}` must be at least 0, got "
+    with tf.control_dependencies([tf.Assert(value >= 0, [message, value])]):
+        return tf.identity(value)
+
+
+def float_tensor(argument, value, rank=0):
+    """A float tensor of known rank, at least `rank` where that is not 0."""
+    if not value.dtype.is_floating:
+        raise TypeError(
+            f"`{argument}` must be of a floating dtype, got {value.dtype.name}."
+        )
+    if rank and (value.shape.ndims is None or value.shape.ndims < rank):
+        raise ValueError(
+            f"`{argument}` must have at least {rank} dimensions, got a tensor "
+            f"of shape {value.shape}."
+        )
+    return value
+
+
+def integer_tensor_argument(argument, value):
+    """int32 or int64."""
+    if value.dtype not in (tf.int32, tf.int64):
+        raise TypeError(
+            f"`{argument}` must be int32 or int64, got {value.dtype.name}."
+        )
+    return value
+
+
+def sequence_length(value, batch_size):
+    """Lengths, one for each sequence of a batch."""
+    integer_tensor_argument("sequence_length", value)
+    if not value.shape.is_compatible_with([batch_size]):
+        raise ValueError(
+            f"`sequence_length` must be of shape [{batch_size}], the batch "
+            f"size, got a tensor of shape {value.shape}."
+        )
+    return value
+
+
+def known_rows(argument, shape):
+    """The number of rows of an embedding matrix, or of a part of it."""
+    if shape.ndims is None or shape.ndims < 1 or shape[0].value is None:
+        raise ValueError(
+            f"`{argument}` must have a known number of rows, got shape {shape}."
+        )
+    return shape[0].value
+
+
+def one_of(argument, value, options):
+    """One of a few names."""
+    if value not in options:
+        names = " or ".join(repr(option) for option in options)
+        raise ValueError(f"`{argument}` must be {names}, got {value!r}.")
+    return value
+
+
+def function(argument, value):
+    """Something to call."""
+    if not callable(value):
+        raise TypeError(f"`{argument}` must be a function, got {value!r}.")
+    return value
+
+
+def validation_loss(value):
+    """A Python number that can be compared: anything but NaN."""
+    if isinstance(value, bool) or not isinstance(
+        value, (numbers.Real, np.number)
+    ):
+        raise TypeError(f"`validation_loss` must be a number, got {value!r}.")
+    if math.isnan(value):
+        raise ValueError(
+            "`validation_loss` must be a number, got nan: stop, and go on from "
+            "the last good checkpoint with a lower learning rate."
+        )
+    return float(value)
+
+
+def validation_loss_tensor(value):
+    """The same for a scalar tensor, at run time."""
+    _scalar_tensor("validation_loss", value, "floating")
+    message = "`validation_loss` must be a number, got "
+    valid = tf.Assert(tf.logical_not(tf.is_nan(value)), [message, value])
+    with tf.control_dependencies([valid]):
+        return tf.identity(value)
+
+
+def averages_exist(method, exist):
+    """The averages are made together with the train op."""
+    if not exist:
+        raise ValueError(
+            f"`{method}` needs the averages, which do not exist in this graph "
+            "yet: call `minimize` or `apply_gradients` first."
+        )
+
+
+def applied_once(exist):
+    """One train op in a graph: a second one would count every step twice."""
+    if exist:
+        raise ValueError(
+            "`apply_gradients` of NTASGDOptimizer must be called once in a "
+            "graph, got a second call: give all gradients to one call, or use "
+            "an optimizer for each."
+        )
+
+
+def no_eager_optimizer(eager):
+    """The optimizer's ops live in a graph."""
+    if eager:
+        raise ValueError(
+            "NTASGDOptimizer needs a graph, got eager execution: build the "
+            "model in a `tf.Graph`."
+        )
+
+
+def no_strategy():
+    """Averages are not mirrored."""
+    raise ValueError(
+        "NTASGDOptimizer must be used without a DistributionStrategy, got one: "
+        "train on one replica, or with parameter servers."
+    )
+
+
+def weights_in_place(swapped):
+    """An op that fails a training step taken on the averages."""
+    message = (
+        "NTASGDOptimizer must not train while its averages are swapped in: run "
+        "its `swap_out` first (a checkpoint of `swapping_saver()` is restored "
+        "with a `swapping_saver()`)"
+    )
+    return tf.Assert(tf.logical_not(swapped), [message])
+
+
+NEVER_VALIDATED = (
+    "NTASGDOptimizer was told no validation loss in {} steps, so it does not "
+    "average: call `report`, run `report_op`, or use `validation_hook`."
+)

@@ -23,6 +23,8 @@ import collections
 
 import tensorflow as tf
 
+from awd_lstm_tf import _checks
+
 # What the variables that hold a kernel's range are called, after the kernel.
 _LOW, _HIGH = "_quant/min", "_quant/max"
 
@@ -93,13 +95,17 @@ class KernelRange(object):
 
     @staticmethod
     def _variable(cell, name):
-        return cell.add_variable(
+        variable = cell.add_variable(
             name,
             shape=[],
             dtype=tf.float32,
             initializer=tf.zeros_initializer(),
             trainable=False,
+            # Under a MirroredStrategy each replica learns the same value.
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.MEAN,
         )
+        return _checks.assignable(name, variable)
 
     def bound(self, kernel, is_train):
         """The range's upper end (the lower one is its negative).
@@ -225,6 +231,7 @@ def _tanh(value):
 def _peep(gate, weight, c):
     if weight is None:
         return gate
+    weight = tf.convert_to_tensor(weight)  # it may be partitioned
     quarter = GATE(_QUARTER_PEEPHOLE(0.25 * weight) * c)
     half = GATE(quarter + quarter)
     return GATE(gate + GATE(half + half))

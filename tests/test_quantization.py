@@ -453,6 +453,69 @@ def test_is_train_tensor_learns_or_freezes(open_session, loop, drop):
     np.testing.assert_array_equal(evaluated, expected)
 
 
+@pytest.mark.parametrize("loop", ["dynamic_rnn", "static_rnn"])
+@pytest.mark.parametrize(
+    "scope",
+    [
+        dict(use_resource=True),
+        dict(partitioner=tf.fixed_size_partitioner(2)),
+    ],
+    ids=["resource", "partitioned"],
+)
+def test_all_kinds_of_variables(open_session, loop, scope):
+    found = []
+    for arguments in (dict(), scope):
+        tf.reset_default_graph()
+        with tf.variable_scope("model", **arguments):
+            model = Model(loop, num_proj=7, use_peepholes=True)
+        session = open_session()
+        session.run(tf.global_variables_initializer())
+        sizes = np.concatenate(
+            [np.ravel(session.run(v)) for v in tf.trainable_variables()]
+        )
+        values = np.random.RandomState(0).normal(0, 0.4, sizes.size)
+        # Slice after slice, in order: the same weights however cut.
+        for variable in tf.trainable_variables():
+            size = int(np.prod(variable.shape.as_list()))
+            value, values = np.split(values, [size])
+            variable.load(value.reshape(variable.shape), session)
+        found.append(session.run(model.hidden, model.feed()))
+        ranges = session.run(range_variables())
+        found[-1] = [found[-1], *ranges]
+    for have, need in zip(*found):
+        np.testing.assert_array_equal(have, need)
+
+
+def test_mirrored_replicas_learn_one_range(open_session):
+    strategy = tf.contrib.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+
+    def replica():
+        cell = WeightDropLSTMCell(4, is_quant=True)
+        outputs, _ = tf.nn.dynamic_rnn(
+            cell, tf.zeros([2, 3, 5]), dtype=tf.float32
+        )
+        return outputs
+
+    with strategy.scope():
+        outputs = strategy.extended.call_for_each_replica(replica)
+        outputs = strategy.unwrap(outputs)
+    with tf.Session(config=tf.ConfigProto(device_count={"CPU": 2})) as session:
+        session.run(tf.global_variables_initializer())
+        session.run(outputs)
+        low, high = session.run(range_variables())
+        assert 0 < high == -low
+
+
+def test_custom_getter_must_leave_the_range_a_variable():
+    def double(getter, *args, **kwargs):
+        return 2.0 * getter(*args, **kwargs)
+
+    with tf.variable_scope("scope", custom_getter=double):
+        cell = WeightDropLSTMCell(4, is_quant=True)
+        with pytest.raises(TypeError, match="`custom_getter` .* 'kernel_quant"):
+            cell.build(tf.TensorShape([None, 2]))
+
+
 def test_largest_weight_gets_gradient(open_session):
     # Bounds that float32 gets to a little less than, in 127 steps.
     bounds = np.random.RandomState(0).uniform(0.1, 4, 10000).astype(np.float32)
