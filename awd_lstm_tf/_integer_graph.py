@@ -5,6 +5,7 @@ as variables and what is computed from them, is evaluated to constants. Each op
 is checked to have an integer form, because the converter, toco, says with an
 abort at most that something has none, and converts some ops to wrong ones.
 """
+
 import tensorflow as tf
 
 from awd_lstm_tf import _checks
@@ -22,7 +23,7 @@ _INTEGER = _FAKE_QUANT | _GATHER | _PASSING | _RANGED | _RANGELESS
 # What may come between an op and its fake quant: TFLite computes it together
 # with the op.
 _FUSED_AFTER = {"MatMul": _ADD | _RELU | {"BiasAdd"}, "BiasAdd": _RELU}
-_FUSED_AFTER.update({add: _RELU for add in _ADD})
+_FUSED_AFTER.update(dict.fromkeys(_ADD, _RELU))
 
 # Ranges that are built into TFLite's kernels, by bits.
 _BUILT_IN_RANGES = {
@@ -82,9 +83,7 @@ class IntegerGraph(object):
                 self._outputs.append(state)
         ends = {tensor.op for tensor in inputs}
         ends |= {state.op for state, _ in states}
-        self._rounded = {
-            tensor: _rounded(tensor) for tensor in self._outputs
-        }
+        self._rounded = {tensor: _rounded(tensor) for tensor in self._outputs}
         behind = _reach(
             [tensor.op for tensor in self._rounded.values()],
             lambda op: [] if op in ends else _producers(op),
@@ -163,8 +162,11 @@ class IntegerGraph(object):
             _checks.built_in_range(op.name, op.type, (low, high), needed)
 
     def _check_sizes(self, op):
-        bits = [self._range(user)[2] for user in self._users(op)
-                if user.type in _FAKE_QUANT]
+        bits = [
+            self._range(user)[2]
+            for user in self._users(op)
+            if user.type in _FAKE_QUANT
+        ]
         sizes = [tensor.shape.num_elements() for tensor in op.inputs]
         _checks.same_sizes(op.name, 16 not in bits or sizes[0] == sizes[1])
 
@@ -215,7 +217,9 @@ class IntegerGraph(object):
         array.name = tensor.op.name
         array.shape.dims.extend(tensor.shape.as_list())
         if tensor.dtype != tf.float32:
-            array.data_type = types_pb2.IODataType.Value(tensor.dtype.name.upper())
+            array.data_type = types_pb2.IODataType.Value(
+                tensor.dtype.name.upper()
+            )
             return
         array.data_type = types_pb2.FLOAT
         fake_quant = self._fake_quant_after(tensor.op)
@@ -282,8 +286,7 @@ def _add_constant(graph_def, name, value):
 
 
 def _toco_flags():
-    from tensorflow.lite.toco import toco_flags_pb2
-    from tensorflow.lite.toco import types_pb2
+    from tensorflow.lite.toco import toco_flags_pb2, types_pb2
 
     return toco_flags_pb2.TocoFlags(
         input_format=toco_flags_pb2.TENSORFLOW_GRAPHDEF,

@@ -19,6 +19,7 @@ References:
   Integer-Arithmetic-Only Inference", https://arxiv.org/abs/1712.05877,
   sections 2 and 3.
 """
+
 import collections
 
 import tensorflow as tf

@@ -1,12 +1,12 @@
 """Export of a quantized model as a TFLite file that computes with integers."""
+
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 
-from awd_lstm_tf import _checks
-from awd_lstm_tf import _integer_graph
+from awd_lstm_tf import _checks, _integer_graph
 
 _TOCO = "toco_from_protos"
 
@@ -140,7 +140,7 @@ def _finished(table_class, model, states):
     """`model` with its states as inputs; checked to be all integers."""
     model = bytearray(model)
     root = table_class(model, int.from_bytes(model[:4], "little"))
-    subgraph, = _tables(root, _SUBGRAPHS)
+    (subgraph,) = _tables(root, _SUBGRAPHS)
     tensors = _tables(subgraph, _TENSORS)
     numbers = {_name(tensor): number for number, tensor in enumerate(tensors)}
     for tensor in tensors:

@@ -104,8 +104,7 @@ class CharacterModel(object):
 
 def zero_state(model):
     return {
-        part: np.zeros(part.shape.as_list(), np.float32)
-        for part in model.state
+        part: np.zeros(part.shape.as_list(), np.float32) for part in model.state
     }
 
 
@@ -259,8 +258,7 @@ def run(flags):
     weights = sum(
         int(np.prod(shape))
         for name, shape in tf.train.list_variables(paths["float"])
-        if not name.startswith("global_step") and "Adam" not in name
-        and not name.startswith("beta")
+        if "Adam" not in name and shape  # nor the step, nor powers of betas
     )
     return {
         "float": bits_per_character(reals, targets),
@@ -276,28 +274,26 @@ def run(flags):
     }
 
 
+REPORT = """
+Bits per character on {steps} characters held out:
+  float        {float:.3f}
+  fake quant   {fake_quant:.3f}
+  integers     {integer:.3f}
+Integer logits against the fake-quant graph's, each with a state of its own:
+  {equal:.2%} equal, the others off by at most {largest} quantization step(s)
+Size: {bytes} bytes, {ratio:.2f} of the {float_bytes} of the float weights
+Time: {microseconds:.0f} microseconds per character
+Types of the model's tensors: {names}"""
+
+
 def report(results):
     """Prints what `run` found."""
     print(
-        "\nBits per character on {steps} characters held out:\n"
-        "  float        {float:.3f}\n"
-        "  fake quant   {fake_quant:.3f}\n"
-        "  integers     {integer:.3f}\n"
-        "Integer logits against the fake-quant graph's, each with a state of "
-        "its own:\n"
-        "  {equal:.2%} equal, the others off by at most {largest} step(s)".format(
-            **results
-        )
-    )
-    print(
-        "Size: {bytes} bytes, {ratio:.2f} of the {float_bytes} of the float "
-        "weights\n"
-        "Time: {microseconds:.0f} microseconds per character\n"
-        "Types of the model's tensors: {names}".format(
+        REPORT.format(
             ratio=results["bytes"] / results["float_bytes"],
             microseconds=1e6 * results["seconds"],
             names=", ".join(results["types"]),
-            **results
+            **results,
         )
     )
 
@@ -311,7 +307,9 @@ def parse(arguments=None):
     add("--data", help="a text file; without it, Python's own manual")
     add("--out", default="runs/quantize_and_export", help="folder to write to")
     add("--units", type=int, default=128, help="of the LSTM")
-    add("--embedding", type=int, default=32, help="size of a character's vector")
+    add(
+        "--embedding", type=int, default=32, help="size of a character's vector"
+    )
     add("--keep-rate", type=float, default=1.0, help="of the kernel's weights")
     add("--steps", type=int, default=2000, help="of training, for each model")
     add("--batch-size", type=int, default=32, help="windows per step")

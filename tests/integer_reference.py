@@ -7,6 +7,7 @@ the code under test. All arrays are int64 that hold int32 or int16 values;
 Scales: inputs and `h` 2**-7 with zero point 128, kernel `kernel_scale`, gates
 Q3.12, sigmoid and tanh Q0.15, `c` Q4.11.
 """
+
 import numpy as np
 
 INT16 = 2**15

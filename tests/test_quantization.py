@@ -1,4 +1,5 @@
 """The quantized cell: its step, its ranges, and beside tf.contrib.quantize."""
+
 import itertools
 
 import numpy as np
@@ -126,7 +127,7 @@ def trains(open_session, loop, drop, form, steps=80):
         loop,
         layers=2 if form == "two_layers" else 1,
         **DROPS[drop],
-        **FORMS[form]
+        **FORMS[form],
     )
     before = fake_quants()
     tf.contrib.quantize.create_training_graph(
@@ -333,7 +334,9 @@ def test_step_is_numpys(open_session, form):
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("drop, form", [("no_drop", "peepholes"), ("use_vd", "num_proj")])
+@pytest.mark.parametrize(
+    "drop, form", [("no_drop", "peepholes"), ("use_vd", "num_proj")]
+)
 def test_quantizes_from_the_delay_on(open_session, loop, drop, form):
     arguments = dict(DROPS[drop], **FORMS[form])
     found = {}

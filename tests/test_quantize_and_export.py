@@ -1,4 +1,5 @@
 """examples/quantize_and_export.py, at tiny size and at its own."""
+
 import importlib
 import sys
 

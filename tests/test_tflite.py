@@ -1,4 +1,5 @@
 """The exported model: against integer arithmetic, and against fake quant."""
+
 import collections
 import sys
 
@@ -51,7 +52,7 @@ def make_step(open_session):
         batch=1,
         ranges=True,
         on_grid=False,
-        **form
+        **form,
     ):
         form = dict(dict(is_quant=True, is_train=False), **form)
         cell = WeightDropLSTMCell(units, **form)
@@ -230,7 +231,13 @@ def test_model_is_within_one_step_of_fake_quant(make_step, units, scale, seed):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
     "depth, units, scale",
-    [(6, 16, 0.4), (6, 16, 0.9), (64, 64, 0.1), (64, 64, 0.4), (200, 256, 0.05)],
+    [
+        (6, 16, 0.4),
+        (6, 16, 0.9),
+        (64, 64, 0.1),
+        (64, 64, 0.4),
+        (200, 256, 0.05),
+    ],
 )
 def test_many_models_are_within_one_step_of_fake_quant(
     make_step, depth, units, scale, seed, form
@@ -279,13 +286,15 @@ def make_language_model(open_session):
         ids = tf.placeholder(tf.int32, shape, name="ids")
         with tf.variable_scope("model", use_resource=use_resource):
             table = tf.get_variable(
-                "table", [30, 8], initializer=tf.random_uniform_initializer(-1, 1)
+                "table",
+                [30, 8],
+                initializer=tf.random_uniform_initializer(-1, 1),
             )
             if rounded:
                 table = tf.fake_quant_with_min_max_args(table, -1, 127 / 128)
             hidden = tf.nn.embedding_lookup(table, tf.reshape(ids, [batch]))
             states = []
-            for layer, units in enumerate([16, 12]):
+            for units in (16, 12):
                 cell = WeightDropLSTMCell(units, is_quant=True, is_train=False)
                 old = tf.nn.rnn_cell.LSTMStateTuple(
                     *(
@@ -326,7 +335,9 @@ def make_language_model(open_session):
     ids=str,
 )
 def test_language_model(make_language_model, arguments):
-    session, ids, logits, probabilities, states = make_language_model(**arguments)
+    session, ids, logits, probabilities, states = make_language_model(
+        **arguments
+    )
     content = tflite.convert(session, [ids], [probabilities, logits], states)
     model = Integers(content)
     assert "float32" not in model.types()
@@ -357,7 +368,9 @@ def test_language_model(make_language_model, arguments):
             floats[old] = (integers.astype(np.float64) - zero) * scale
         found = model.run(**values)
         expected = session.run([probabilities, logits_graph], floats)
-        for end, value, allowed in zip((probabilities, logits), expected, (1, 3)):
+        for end, value, allowed in zip(
+            (probabilities, logits), expected, (1, 3)
+        ):
             scale, zero = model.outputs[end.op.name]["quantization"]
             real = (found[end.op.name].astype(np.float64) - zero) * scale
             assert np.abs(real - value).max() <= (allowed + 0.5) * scale
@@ -370,7 +383,9 @@ def test_language_model(make_language_model, arguments):
 
 def test_ranges_must_be_trained(make_step):
     step = make_step(ranges=False)
-    with pytest.raises(ValueError, match="'lstm_cell/kernel_quant/max' was never"):
+    with pytest.raises(
+        ValueError, match="'lstm_cell/kernel_quant/max' was never"
+    ):
         convert(step)
 
 
@@ -417,7 +432,11 @@ def test_dense_layer_must_be_rewritten(make_step):
     step = make_step()
     logits = tf.layers.dense(step.new_h, 3)
     step.session.run(tf.variables_initializer(tf.global_variables()[-2:]))
-    refused(step, "weights 'dense/kernel.* call .*create_eval_graph", outputs=[logits])
+    refused(
+        step,
+        "weights 'dense/kernel.* call .*create_eval_graph",
+        outputs=[logits],
+    )
 
 
 def test_dense_layer_must_be_trained(make_step):
@@ -515,7 +534,9 @@ def test_missing_converter_is_named(make_step, monkeypatch):
 
 def test_failing_converter_is_quoted(make_step, monkeypatch, tmp_path):
     failing = tmp_path / "toco_from_protos"
-    failing.write_text("#!/bin/sh\necho noise\necho '1: F x.cc:1] Check'\nexit 6")
+    failing.write_text(
+        "#!/bin/sh\necho noise\necho '1: F x.cc:1] Check'\nexit 6"
+    )
     failing.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     refused(make_step(), "^TensorFlow's converter failed, it said: 1: F x.cc")
