@@ -1,0 +1,575 @@
+"""A whole-sequence LSTM with DropConnect on its kernel, made for speed on CPUs.
+
+Forward, the inputs of all time steps meet the kernel in one product, before a
+loop that holds nothing but what recurs.
+
+Backward, most of the work does not depend on the gradients that come in. With
+`dc` and `dh` the gradients of a step's `c` and `h`, a step is linear in them:
+
+    dc = dc + dh * from_h                      # through h = o * tanh(c)
+    dgates = concat([dc, dc, dc, dh]) * local  # of i, j, f, o before activation
+    dc_prev = dc * carried
+    dh_prev = dgates @ recurrent_kernel^T
+
+and `from_h`, `local` and `carried` are computed for all steps at once, with
+peepholes, clipping and sequence lengths folded into them. The gradients of the
+kernel, the bias and the inputs then follow from all `dgates` in one product
+each.
+
+Tensors over time are "rows", `[time * batch, depth]`: the form that products
+need, whose blocks of `batch` rows are the steps.
+"""
+
+import collections
+
+import tensorflow as tf
+from tensorflow.python.ops import gen_math_ops
+from tensorflow.python.ops import gen_nn_ops
+
+from awd_lstm_tf import _checks
+from awd_lstm_tf import masks
+from awd_lstm_tf import weight_drop_lstm
+
+# A loop over time of known length is unrolled up to this length: a step then
+# costs no loop ops, which is a quarter of it at 200 units. Longer ones would
+# take seconds to build.
+_LONGEST_UNROLLED = 100
+
+
+# ---------------------------------------------------------------------------
+# Loops over time
+
+
+def _scan(step, carry, sequences, time, depths, reverse=False):
+    """Runs `step` over time, first to last or, with `reverse`, last to first.
+
+    Args:
+      step: function of the carry and a list of this step's part of each of
+        `sequences`, `[batch, depth]`. Returns the new carry, and a list of
+        outputs, `[batch, depth]`.
+      carry: list of tensors, for the first step.
+      sequences: list of rows.
+      time: int or scalar tensor, the number of steps.
+      depths: list of ints, the depths of the outputs to keep. An unrolled loop
+        keeps all: what nobody uses is not computed there.
+      reverse: bool.
+
+    Returns:
+      The last carry, and the outputs as rows, in the order of time.
+    """
+    if not _checks.is_tensor(time) and 0 < time <= _LONGEST_UNROLLED:
+        return _unrolled(step, carry, sequences, time, reverse)
+    return _looped(step, carry, sequences, time, depths, reverse)
+
+
+def _unrolled(step, carry, sequences, time, reverse):
+    parts = list(zip(*[tf.split(rows, time) for rows in sequences]))
+    outputs = []
+    for part in reversed(parts) if reverse else parts:
+        carry, output = step(carry, part)
+        outputs.append(output)
+    if reverse:
+        outputs.reverse()
+    return carry, [tf.concat(rows, 0) for rows in zip(*outputs)]
+
+
+def _looped(step, carry, sequences, time, depths, reverse):
+    shapes = [part.shape for part in carry]
+    reads = [_array_of(rows, time) for rows in sequences]
+    writes = [
+        tf.TensorArray(carry[0].dtype, time, element_shape=[None, depth])
+        for depth in depths
+    ]
+
+    def body(count, carry, writes):
+        at = time - 1 - count if reverse else count
+        carry, outputs = step(carry, [array.read(at) for array in reads])
+        for part, shape in zip(carry, shapes):
+            part.set_shape(shape)
+        writes = [array.write(at, x) for array, x in zip(writes, outputs)]
+        return count + 1, carry, writes
+
+    _, carry, writes = tf.while_loop(
+        lambda count, *_: count < time,
+        body,
+        (0, carry, writes),
+        parallel_iterations=1,
+        back_prop=False,
+    )
+    # Not `stack`, which at zero steps needs to know the batch size.
+    return carry, [array.concat() for array in writes]
+
+
+def _array_of(rows, time):
+    count = tf.shape(rows)[0] // tf.maximum(time, 1)
+    shape = tf.concat([[time, count], tf.shape(rows)[1:]], 0)
+    steps = tf.reshape(rows, shape)
+    steps.set_shape([None, None] + rows.shape[1:].as_list())
+    return tf.TensorArray(rows.dtype, time).unstack(steps)
+
+
+# ---------------------------------------------------------------------------
+# The recurrence
+
+_Weights = collections.namedtuple("_Weights", "kernel bias peepholes")
+_Peepholes = collections.namedtuple("_Peepholes", "i f o")
+
+# What the backward pass needs to know of the forward pass, as rows.
+_Saved = collections.namedtuple("_Saved", "h c i j f o")
+
+
+class _Sequence(object):
+    """One sequence through the LSTM, and its gradients.
+
+    Args:
+      inputs: `[time, batch, input_size]`.
+      weights: `_Weights`; `peepholes` are None or `_Peepholes`.
+      state: c and h before the first step, `[batch, units]` each.
+      forget_bias: float.
+      cell_clip: float or None.
+      alive: bool `[time * batch]`, whether a row lies inside of its sequence;
+        None: all do.
+    """
+
+    def __init__(self, inputs, weights, state, forget_bias, cell_clip, alive):
+        self._shape, self._static_shape = tf.shape(inputs), inputs.shape
+        depth = inputs.shape[2].value
+        self._alive = alive
+        # Whatever padding holds, NaN even, does not come into products.
+        self._inputs = self._if_alive(tf.reshape(inputs, [-1, depth]), 0)
+        self._input_kernel = weights.kernel[:depth]
+        self._recurrent_kernel = weights.kernel[depth:]
+        self._bias, self._peepholes = weights.bias, weights.peepholes
+        self._state = state
+        self._forget_bias, self._cell_clip = forget_bias, cell_clip
+        self._units = state[0].shape[1].value
+        self._time = inputs.shape[0].value
+        if self._time is None:
+            self._time = self._shape[0]
+
+    # Forward
+
+    def forward(self, save):
+        """Runs the sequence.
+
+        Args:
+          save: whether a loop keeps what `backward` needs. (An unrolled one
+            does not need to be told.)
+
+        Returns:
+          Outputs, `[time, batch, units]`, zero past the end of a sequence; the
+          last c and h; and `_Saved`, or None.
+        """
+        sequences = [self._projected_inputs()]
+        if self._alive is not None:
+            sequences.append(self._alive)
+        depths = [self._units] * (len(_Saved._fields) if save else 1)
+        (c, h), rows = _scan(
+            self._step, list(self._state), sequences, self._time, depths
+        )
+        outputs = self._by_time(self._if_alive(rows[0], 0), self._units)
+        saved = _Saved(*rows) if len(rows) > 1 else None
+        return outputs, c, h, saved
+
+    def _projected_inputs(self):
+        units = self._units
+        offset = [0.0] * (2 * units) + [self._forget_bias] * units + [0.0] * units
+        bias = self._bias + tf.constant(offset, self._bias.dtype)
+        return tf.nn.bias_add(tf.matmul(self._inputs, self._input_kernel), bias)
+
+    def _step(self, state, parts):
+        c_prev, h_prev = state
+        gates = parts[0] + tf.matmul(h_prev, self._recurrent_kernel)
+        i, j, f, o = tf.split(gates, 4, 1)  # input, new input, forget, output
+        if self._peepholes is not None:
+            i += self._peepholes.i * c_prev
+            f += self._peepholes.f * c_prev
+        i, j, f = tf.sigmoid(i), tf.tanh(j), tf.sigmoid(f)
+        c = f * c_prev + i * j
+        if self._cell_clip is not None:
+            c = tf.clip_by_value(c, -self._cell_clip, self._cell_clip)
+        if self._peepholes is not None:
+            o += self._peepholes.o * c
+        o = tf.sigmoid(o)
+        h = o * tf.tanh(c)
+        if self._alive is not None:
+            c = tf.where(parts[1], c, c_prev)
+            h = tf.where(parts[1], h, h_prev)
+        return [c, h], _Saved(h, c, i, j, f, o)
+
+    def _by_time(self, rows, depth):
+        # No -1 for a size: where there are no elements, it cannot be told.
+        result = tf.reshape(rows, [self._shape[0], self._shape[1], depth])
+        result.set_shape(self._static_shape[:2].concatenate(depth))
+        return result
+
+    def _if_alive(self, rows, otherwise):
+        if self._alive is None:
+            return rows
+        filled = tf.zeros_like(rows) + otherwise
+        return tf.where(self._alive, rows, filled)
+
+    # Backward
+
+    def backward(self, saved, d_outputs, d_state):
+        """Gradients of inputs, kernel, bias, peepholes, c and h.
+
+        Args:
+          saved: `_Saved`.
+          d_outputs: gradient of the outputs, `[time, batch, units]`.
+          d_state: gradients of the last c and h.
+        """
+        c_prev = self._shifted(self._state[0], saved.c)
+        h_prev = self._shifted(self._state[1], saved.h)
+        d_gates, d_c, d_h = self._d_gates(saved, c_prev, d_outputs, d_state)
+        stacked = tf.concat([self._inputs, h_prev], 1)
+        d_inputs = tf.matmul(d_gates, self._input_kernel, transpose_b=True)
+        return (
+            tf.reshape(d_inputs, self._shape),
+            tf.matmul(stacked, d_gates, transpose_a=True),
+            gen_nn_ops.bias_add_grad(d_gates),
+            self._d_peepholes(saved, c_prev, d_gates),
+            d_c,
+            d_h,
+        )
+
+    def _shifted(self, first, rows):
+        return tf.concat([first, rows], 0)[: tf.shape(rows)[0]]
+
+    def _d_gates(self, saved, c_prev, d_outputs, d_state):
+        d_outputs = tf.reshape(d_outputs, [-1, self._units])
+        sequences = [self._if_alive(d_outputs, 0)]
+        sequences += self._local_derivatives(saved, c_prev)
+        if self._alive is not None:
+            ended = tf.cast(tf.logical_not(self._alive), d_outputs.dtype)
+            sequences.append(tf.expand_dims(ended, 1))
+        transposed = _transposed(self._recurrent_kernel)
+
+        def step(state, parts):
+            d_c, d_h = state[0], state[1] + parts[0]
+            d_c += d_h * parts[1]
+            d_gates = tf.concat([d_c, d_c, d_c, d_h], 1) * parts[2]
+            d_h_prev = tf.matmul(d_gates, transposed)
+            if self._alive is not None:
+                d_h_prev += d_h * parts[4]
+            return [d_c * parts[3], d_h_prev], [d_gates]
+
+        (d_c, d_h), (d_gates,) = _scan(
+            step, d_state, sequences, self._time, [4 * self._units], True
+        )
+        return d_gates, d_c, d_h
+
+    def _local_derivatives(self, saved, c_prev):
+        """`from_h`, `local` and `carried` of the module's docstring."""
+        _, c, i, j, f, o = saved
+        tanh_c = tf.tanh(c)
+        d_i = gen_math_ops.sigmoid_grad(i, j)
+        d_j = gen_math_ops.tanh_grad(j, i)
+        d_f = gen_math_ops.sigmoid_grad(f, c_prev)
+        d_o = gen_math_ops.sigmoid_grad(o, tanh_c)
+        from_h, carried = gen_math_ops.tanh_grad(tanh_c, o), f
+        if self._cell_clip is not None:
+            # c as it was before clipping; as tf.clip_by_value has it, the
+            # bounds themselves let gradients pass.
+            inside = tf.abs(f * c_prev + i * j) <= self._cell_clip
+            inside = tf.cast(inside, c.dtype)
+            d_i, d_j, d_f = d_i * inside, d_j * inside, d_f * inside
+            carried *= inside
+        if self._peepholes is not None:
+            from_h += d_o * self._peepholes.o
+            carried += d_i * self._peepholes.i + d_f * self._peepholes.f
+        local = tf.concat([d_i, d_j, d_f, d_o], 1)
+        return [
+            self._if_alive(from_h, 0),
+            self._if_alive(local, 0),
+            self._if_alive(carried, 1),
+        ]
+
+    def _d_peepholes(self, saved, c_prev, d_gates):
+        if self._peepholes is None:
+            return []
+        d_i, _, d_f, d_o = tf.split(d_gates, 4, 1)
+        products = [d_i * c_prev, d_f * c_prev, d_o * saved.c]
+        return [tf.reduce_sum(product, 0) for product in products]
+
+
+def _transposed(matrix):
+    # As a batch of one: Grappler would hand a plain transpose over to the
+    # matmuls of an unrolled loop, which are 3 times slower with it.
+    return tf.squeeze(tf.transpose(tf.expand_dims(matrix, 0), [0, 2, 1]), 0)
+
+
+@tf.custom_gradient
+def _differentiated_once(*gradients):
+    def refuse(*_):
+        _checks.no_second_order()
+
+    return [tf.identity(gradient) for gradient in gradients], refuse
+
+
+def _run(inputs, weights, state, save, **settings):
+    """Outputs, c and h of a sequence, with the gradient of `_Sequence`."""
+    peepholes = list(weights.peepholes or [])
+
+    @tf.custom_gradient
+    def run(inputs, kernel, bias, c, h, *peepholes):
+        weights = _Weights(kernel, bias, _Peepholes(*peepholes) if peepholes else None)
+        sequence = _Sequence(inputs, weights, (c, h), **settings)
+        outputs, last_c, last_h, saved = sequence.forward(save)
+
+        def gradient(d_outputs, d_c, d_h):
+            known = saved or sequence.forward(True)[-1]
+            d_state = [d_c, d_h]
+            d_inputs, d_kernel, d_bias, d_peepholes, d_c, d_h = sequence.backward(
+                known, d_outputs, d_state
+            )
+            return _differentiated_once(
+                d_inputs, d_kernel, d_bias, d_c, d_h, *d_peepholes
+            )
+
+        return (outputs, last_c, last_h), gradient
+
+    return run(inputs, weights.kernel, weights.bias, *state, *peepholes)
+
+
+# ---------------------------------------------------------------------------
+# The layer
+
+
+class WeightDropLSTMBlockFusedCell(
+    weight_drop_lstm.WeightDrop, tf.layers.Layer
+):
+    """`WeightDropLSTMCell` over a whole sequence: same results, less time.
+
+    Outputs, final state and gradients are those of `WeightDropLSTMCell` under
+    `tf.nn.dynamic_rnn`, to float rounding, for the same mask:
+
+        i, j, f, o = split([inputs[t], h] @ (kernel * mask) + bias)
+        c = sigmoid(f + forget_bias + w_f * c) * c
+            + sigmoid(i + w_i * c) * tanh(j)
+        c = clip(c, -cell_clip, cell_clip)
+        h = sigmoid(o + w_o * c) * tanh(c)
+        outputs[t] = h
+
+    (without the `w`s, unless `use_peephole`). Called, and named, like
+    `tf.contrib.rnn.LSTMBlockFusedCell`, whose variables it has: checkpoints
+    pass both ways, and to and from `LSTMCell`s in `dynamic_rnn`, for which the
+    layer must be made with `name="lstm_cell"` and called in
+    `tf.variable_scope("rnn")`.
+
+    Where the stock layer departs from LSTMCell, this one does not: its gradient
+    respects `cell_clip`, and float64, lists of inputs and sequences of no steps
+    work.
+
+    Gradients of its gradients are not supported: asking for them is an error.
+    Neither is standard dropout, `weight_drop_kr` below 1 without `use_vd`: that
+    needs a new mask at every step, as `WeightDropLSTMCell` has it.
+
+    Unless `is_train=False`, sequences of unknown time, and very long ones, are
+    run in a loop that keeps what gradients need, also if none are taken.
+
+    Example:
+
+        lstm = awd_lstm_tf.WeightDropLSTMBlockFusedCell(
+            650, weight_drop_kr=0.5, use_vd=True, auto_update=True)
+        outputs, state = lstm(inputs, dtype=tf.float32)  # inputs by time
+
+    References:
+      Merity, Keskar, Socher: "Regularizing and Optimizing LSTM Language
+      Models", https://arxiv.org/abs/1708.02182, section 2.
+    """
+
+    def __init__(
+        self,
+        num_units,
+        forget_bias=1.0,
+        cell_clip=None,
+        use_peephole=False,
+        reuse=None,
+        dtype=None,
+        name="lstm_fused_cell",
+        *,
+        weight_drop_kr=1.0,
+        use_vd=False,
+        input_size=None,
+        recurrent_only=False,
+        auto_update=False,
+        is_train=True,
+        updates_collections=None,
+        seed=None,
+        **kwargs,
+    ):
+        """Makes a layer.
+
+        Args:
+          num_units: int, number of units.
+          forget_bias: float, added to the forget gate before its sigmoid.
+          cell_clip: float above 0 that c is clipped to, both ways; or None.
+          use_peephole: bool, whether the gates see c.
+          reuse: bool, whether to use the variables of a layer of this name.
+          dtype: of the variables; None: that of the first inputs.
+          name: of the layer and its variable scope.
+          weight_drop_kr: the keep rate of the kernel's weights: float in
+            (0, 1], or a scalar float tensor.
+          use_vd: must be True if weights are dropped: the mask holds for whole
+            sequences.
+          input_size: depth of the inputs. Lets the mask, and so
+            `get_vd_update_op()`, exist before the layer is first called.
+          recurrent_only: True: only the hidden-to-hidden rows of the kernel
+            are dropped, as in the paper. False: all of it.
+          auto_update: draw a new mask in every `session.run`; there is no op
+            to run and no variable.
+          is_train: bool, or scalar bool tensor. False: nothing is dropped.
+          updates_collections: name, or list of names, of graph collections
+            that the update op is added to.
+          seed: int. With `tf.set_random_seed` it makes the masks reproducible.
+          **kwargs: `trainable`, and others of `tf.layers.Layer`.
+
+        Raises:
+          ValueError: for a value out of its range.
+          TypeError: for a value of the wrong kind.
+        """
+        super(WeightDropLSTMBlockFusedCell, self).__init__(
+            _reuse=reuse, name=name, dtype=dtype, **kwargs
+        )
+        self._num_units = _checks.integer("num_units", num_units, 1)
+        self._forget_bias = _checks.finite("forget_bias", forget_bias)
+        self._cell_clip = _checks.cell_clip(cell_clip)
+        self._use_peephole = _checks.boolean("use_peephole", use_peephole)
+        _checks.mask_per_sequence(weight_drop_kr, use_vd)
+        self._is_train = _checks.is_train(is_train)
+        self._init_weight_drop(
+            weight_drop_kr,
+            use_vd,
+            input_size,
+            is_train,
+            recurrent_only,
+            auto_update,
+            updates_collections,
+            seed,
+        )
+        self._masked_kernels = {}  # by place
+        self.input_spec = tf.layers.InputSpec(ndim=3)
+        if self._input_size is not None:
+            self._build_layer_mask(self._input_size, dtype or tf.float32)
+
+    @property
+    def num_units(self):
+        """Number of units, the depth of the outputs."""
+        return self._num_units
+
+    def _build_layer_mask(self, depth, dtype):
+        units = self._num_units
+        self._build_mask(depth, units, units, tf.as_dtype(dtype))
+
+    def build(self, inputs_shape):
+        """Creates LSTMCell's variables, and the mask.
+
+        Args:
+          inputs_shape: `[time, batch_size, input_size]`.
+        """
+        depth = _checks.known_depth(tf.TensorShape(inputs_shape)[-1].value)
+        units = self._num_units
+        self._kernel = self.add_variable("kernel", [depth + units, 4 * units])
+        self._bias = self.add_variable(
+            "bias", [4 * units], initializer=tf.zeros_initializer()
+        )
+        if self._use_peephole:
+            self._w_i_diag = self.add_variable("w_i_diag", [units])
+            self._w_f_diag = self.add_variable("w_f_diag", [units])
+            self._w_o_diag = self.add_variable("w_o_diag", [units])
+        self._build_layer_mask(depth, self._kernel.dtype.base_dtype)
+        self.built = True
+
+    def __call__(self, inputs, *args, **kwargs):
+        """Runs the layer on a sequence, see `call`."""
+        outputs, state = super(WeightDropLSTMBlockFusedCell, self).__call__(
+            tf.convert_to_tensor(inputs), *args, **kwargs
+        )
+        if isinstance(inputs, list):
+            outputs = tf.unstack(outputs, len(inputs))
+        return outputs, state
+
+    def call(
+        self, inputs, initial_state=None, dtype=None, sequence_length=None
+    ):
+        """Runs the LSTM on a sequence.
+
+        Args:
+          inputs: `[time, batch_size, input_size]`, or a list of `time` tensors
+            `[batch_size, input_size]`.
+          initial_state: tuple of c and h, `[batch_size, num_units]` each; None:
+            zeros.
+          dtype: of the initial state and the outputs, which must be that of
+            `inputs`; None: that.
+          sequence_length: int `[batch_size]`, the number of steps of each
+            sequence; None: all of them. Past its end, a sequence's outputs are
+            zero and its state stays as it is.
+
+        Returns:
+          Outputs, `[time, batch_size, num_units]` (a list, if `inputs` are
+          one), and the final state, an `LSTMStateTuple` of `c` and `h`.
+        """
+        _checks.inputs_dtype(dtype, inputs)
+        outputs, c, h = _run(
+            inputs,
+            self._weights_in_use(),
+            self._initial_state(initial_state, inputs),
+            save=self._is_train is not False,
+            forget_bias=self._forget_bias,
+            cell_clip=self._cell_clip,
+            alive=_alive(sequence_length, inputs),
+        )
+        return outputs, tf.nn.rnn_cell.LSTMStateTuple(c, h)
+
+    def _initial_state(self, given, inputs):
+        if given is not None:
+            c, h = _checks.initial_state(given)
+            return [tf.convert_to_tensor(part, inputs.dtype) for part in (c, h)]
+        batch = inputs.shape[1].value
+        if batch is None:
+            batch = tf.shape(inputs)[1]
+        zeros = tf.zeros([batch, self._num_units], inputs.dtype)
+        return [zeros, zeros]
+
+    def _weights_in_use(self):
+        peepholes = None
+        if self._use_peephole:
+            peepholes = [self._w_i_diag, self._w_f_diag, self._w_o_diag]
+        return _Weights(self._kernel_in_use(), self._bias, peepholes)
+
+    def _kernel_in_use(self):
+        if not self._mask.active:
+            return self._kernel
+        kernel, mask = self._kernel, self._mask.value()
+        return masks.once_per_sequence(
+            self._masked_kernels,
+            lambda: kernel * self._mask.whole(mask),
+            [kernel, mask],
+        )
+
+    def get_config(self):
+        """Returns the arguments to make this layer again; no tensors in it."""
+        config = super(WeightDropLSTMBlockFusedCell, self).get_config()
+        config.update(
+            self._weight_drop_config,
+            num_units=self._num_units,
+            forget_bias=self._forget_bias,
+            cell_clip=self._cell_clip,
+            use_peephole=self._use_peephole,
+        )
+        return {
+            key: value
+            for key, value in config.items()
+            if not _checks.is_tensor(value)
+        }
+
+
+def _alive(sequence_length, inputs):
+    """Bool `[time * batch]`: is the step before its sequence's end? Or None."""
+    if sequence_length is None:
+        return None
+    lengths = tf.convert_to_tensor(sequence_length, name="sequence_length")
+    lengths = tf.cast(_checks.vector("sequence_length", lengths), tf.int32)
+    steps = tf.range(tf.shape(inputs)[0])
+    return tf.reshape(tf.expand_dims(steps, 1) < lengths, [-1])
