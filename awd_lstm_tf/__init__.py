@@ -32,12 +32,22 @@ if _version not in _TESTED:
         stacklevel=2,
     )
 
+from awd_lstm_tf.embedding import embedding_dropout  # noqa: E402
 from awd_lstm_tf.masks import mask_summaries  # noqa: E402
+from awd_lstm_tf.nt_asgd import NTASGDOptimizer  # noqa: E402
+from awd_lstm_tf.regularizers import (  # noqa: E402
+    activation_regularization,
+    temporal_activation_regularization,
+)
 from awd_lstm_tf.variational_dropout import VariationalDropout  # noqa: E402
 from awd_lstm_tf.weight_drop_lstm import WeightDropLSTMCell  # noqa: E402
 
 __all__ = [
+    "NTASGDOptimizer",
     "VariationalDropout",
     "WeightDropLSTMCell",
+    "activation_regularization",
+    "embedding_dropout",
     "mask_summaries",
+    "temporal_activation_regularization",
 ]

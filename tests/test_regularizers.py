@@ -1,0 +1,189 @@
+"""AR and TAR against numpy loops over the paper's formulas."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from awd_lstm_tf import (
+    activation_regularization,
+    temporal_activation_regularization,
+)
+
+BATCH, TIME, UNITS = 3, 5, 4
+LENGTHS = [5, 1, 3]
+H = np.random.RandomState(0).randn(BATCH, TIME, UNITS)
+
+
+def steps_of(lengths):
+    """(sequence, step) for each step that is not padding."""
+    return [(b, t) for b in range(BATCH) for t in range(lengths[b])]
+
+
+def numpy_ar(lengths):
+    squares = [H[b, t, u] ** 2 for b, t in steps_of(lengths) for u in range(4)]
+    return np.mean(squares) if squares else 0.0
+
+
+def numpy_tar(lengths):
+    squares = [
+        (H[b, t, u] - H[b, t + 1, u]) ** 2
+        for b, t in steps_of([max(length - 1, 0) for length in lengths])
+        for u in range(UNITS)
+    ]
+    return np.mean(squares) if squares else 0.0
+
+
+PENALTIES = {
+    "ar": (activation_regularization, numpy_ar),
+    "tar": (temporal_activation_regularization, numpy_tar),
+}
+every_penalty = pytest.mark.parametrize("name", sorted(PENALTIES))
+
+
+def value_of(tensor, feeds=None):
+    with tf.Session() as session:
+        return session.run(tensor, feeds)
+
+
+@every_penalty
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize(
+    "lengths", [None, LENGTHS, [1, 1, 1], [0, 0, 0], [0, 2, 5]]
+)
+def test_against_numpy(name, lengths, time_major, static):
+    penalty, expected = PENALTIES[name]
+    value = H.transpose([1, 0, 2]) if time_major else H
+    shape = value.shape if static else [None, None, None]
+    outputs = tf.placeholder_with_default(value, shape)
+    got = penalty(outputs, 0.3, time_major=time_major, sequence_length=lengths)
+    assert got.shape.as_list() == []
+    np.testing.assert_allclose(
+        value_of(got), 0.3 * expected(lengths or [TIME] * BATCH), rtol=1e-12
+    )
+
+
+@every_penalty
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_padding_has_no_gradient(name, dtype):
+    penalty, expected = PENALTIES[name]
+    outputs = tf.constant(H)
+    lengths = np.array(LENGTHS, dtype)
+    loss = penalty(outputs, 2.0, sequence_length=lengths)
+    gradient = value_of(tf.gradients(loss, outputs)[0])
+    # Each entry on its own, by the central difference, exact for squares.
+    for index in np.ndindex(H.shape):
+        before = H[index]
+        H[index] = before + 0.5
+        above = expected(LENGTHS)
+        H[index] = before - 0.5
+        below = expected(LENGTHS)
+        H[index] = before
+        np.testing.assert_allclose(
+            gradient[index], 2.0 * (above - below), atol=1e-12
+        )
+
+
+@every_penalty
+@pytest.mark.parametrize("dtype", [tf.float16, tf.float32, tf.float64])
+def test_dtypes(name, dtype):
+    penalty, _ = PENALTIES[name]
+    # The sum of squares, 6.4e6, is beyond float16; the mean, 1600, is not.
+    outputs = tf.tile(tf.constant([[[20.0], [-20.0]]], dtype), [40, 50, 1])
+    loss = penalty(outputs, 0.5)
+    assert loss.dtype == dtype
+    expected = 0.5 * (400 if name == "ar" else 1600)
+    np.testing.assert_allclose(value_of(loss), expected, rtol=1e-3)
+
+
+@every_penalty
+def test_rate_of_zero_adds_no_computation(name):
+    penalty, _ = PENALTIES[name]
+    loss = penalty(tf.constant(H), 0)
+    assert loss.op.type == "Const" and value_of(loss) == 0
+
+
+@every_penalty
+def test_tensor_rate(name):
+    penalty, expected = PENALTIES[name]
+    rate = tf.placeholder(tf.float32, [])
+    loss = penalty(tf.constant(H), rate)
+    argument = "alpha" if name == "ar" else "beta"
+    np.testing.assert_allclose(
+        value_of(loss, {rate: 0.5}), 0.5 * expected([TIME] * BATCH)
+    )
+    for bad in [-1.0, np.nan]:
+        with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+            value_of(loss, {rate: bad})
+        assert f"`{argument}` must be at least 0, got" in str(caught.value)
+
+
+def test_other_ranks():
+    vector = tf.constant([1.0, 2.0])
+    assert value_of(activation_regularization(vector, 2.0)) == 5.0
+    deep = tf.constant(H.reshape(BATCH, TIME, 2, 2))
+    for penalty, expected in PENALTIES.values():
+        loss = penalty(deep, 1.0, sequence_length=LENGTHS)
+        np.testing.assert_allclose(value_of(loss), expected(LENGTHS))
+
+
+def test_name_scopes():
+    ar = activation_regularization(tf.constant(H), 1.0)
+    tar = temporal_activation_regularization(tf.constant(H), 1.0, name="mine")
+    assert ar.op.name.startswith("activation_regularization/")
+    assert tar.op.name.startswith("mine/")
+
+
+ARGUMENTS = {"ar": "alpha", "tar": "beta"}
+BAD = [
+    ((H, -0.5), {}, ValueError, "`{}` must be at least 0, got -0.5."),
+    ((H, np.nan), {}, ValueError, "`{}` must be finite, got nan."),
+    ((H, "a"), {}, TypeError, "`{}` must be a number, got 'a'."),
+    (
+        (H, 1.0),
+        dict(sequence_length=[1, 2]),
+        ValueError,
+        "`sequence_length` must be of shape [3], the batch size, got a tensor "
+        "of shape (2,).",
+    ),
+    (
+        (H, 1.0),
+        dict(sequence_length=[[1, 2, 3]]),
+        ValueError,
+        "`sequence_length` must be of shape [3], the batch size, got a tensor "
+        "of shape (1, 3).",
+    ),
+    (
+        (H, 1.0),
+        dict(sequence_length=[1.0, 2.0, 3.0]),
+        TypeError,
+        "`sequence_length` must be int32 or int64, got float32.",
+    ),
+    (
+        (np.ones([3]), 1.0),
+        dict(sequence_length=[1, 2, 3]),
+        ValueError,
+        "`outputs` must have at least 2 dimensions, got a tensor of shape "
+        "(3,).",
+    ),
+    (
+        (np.ones([3, 2], np.int32), 1.0),
+        {},
+        TypeError,
+        "`outputs` must be of a floating dtype, got int32.",
+    ),
+    (
+        (H, 1.0),
+        dict(time_major=1),
+        TypeError,
+        "`time_major` must be True or False, got 1.",
+    ),
+]
+
+
+@every_penalty
+@pytest.mark.parametrize("args, kwargs, error, message", BAD)
+def test_bad_arguments(name, args, kwargs, error, message):
+    with pytest.raises(error) as caught:
+        PENALTIES[name][0](*args, **kwargs)
+    assert str(caught.value) == message.format(ARGUMENTS[name])
