@@ -45,7 +45,7 @@ def make_cell(kind, flags, is_train):
         weight_drop_kr=flags.keep_rate,
         use_vd=True,  # one mask for all time steps of a window of text,
         auto_update=True,  # and a new one for the next window
-        recurrent_only=flags.recurrent_only,
+        recurrent_only=not flags.whole_kernel,
         is_train=is_train,  # False: nothing is dropped
     )
 
@@ -223,13 +223,14 @@ def add_model_flags(add):
     add(
         "--keep-rate",
         type=keep_rate,
-        default=0.5,
-        help="share of a cell's weights that weight drop keeps",
+        default=0.3,
+        help="share of the weights that weight drop keeps",
     )
     add(
-        "--recurrent-only",
+        "--whole-kernel",
         action="store_true",
-        help="drop hidden-to-hidden weights only, as in the paper",
+        help="drop the inputs' weights too; without it the hidden-to-hidden "
+        "weights alone, as in the paper",
     )
     add("--batch-size", type=positive(int), default=20, help="rows of text")
     add(

@@ -137,7 +137,7 @@ def test_summaries_show_the_mask(language_model, text_file, tmp_path):
     }
     (kept,) = (shown[tag] for tag in shown if tag.endswith("kept_fraction"))
     (changed,) = (shown[tag] for tag in shown if tag.endswith("changed"))
-    assert abs(kept - 0.5) < 0.1
+    assert abs(kept - 0.3) < 0.1
     assert changed == 1.0
     assert {"train_loss", "perplexity/train", "perplexity/held_out"} <= set(
         shown
