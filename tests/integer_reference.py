@@ -101,14 +101,19 @@ def tanh(a):
     return np.sign(a) * positive
 
 
-def rescale(values, factor):
-    """`values * factor`, the factor as a 32-bit mantissa and an exponent."""
+def rescale(values, factor, halves_up):
+    """`values * factor`, the factor as a 32-bit mantissa and an exponent.
+
+    `halves_up`: halves are rounded up, not away from zero.
+    """
     mantissa, exponent = np.frexp(factor)
     mantissa = np.int64(round(mantissa * 2**31))
     if mantissa == 2**31:
         mantissa, exponent = mantissa // 2, exponent + 1
     left, right = max(exponent, 0), max(-exponent, 0)
     product = multiply_high(values << left, mantissa, bits=32)
+    if halves_up:
+        return (product + (1 << right >> 1)) >> right
     return divide_by_power(product, right)
 
 
@@ -123,7 +128,11 @@ def clip(values, limit, scale, bits):
 
 
 class IntegerLSTM(object):
-    """An LSTM of integers, with float weights turned into integers here."""
+    """An LSTM of integers, with float weights turned into integers here.
+
+    `halves_up`: how the products with the kernel and with the projection are
+    rounded, which depends on the TFLite kernel (test_tflite.py::halves_up).
+    """
 
     def __init__(
         self,
@@ -135,6 +144,7 @@ class IntegerLSTM(object):
         projection_bound=None,
         cell_clip=None,
         proj_clip=None,
+        halves_up=(False, False),
     ):
         self.kernel, self.scale = _symmetric(kernel, kernel_bound)
         bias = np.float64(bias) / (self.scale / 128)
@@ -148,13 +158,15 @@ class IntegerLSTM(object):
         if projection is not None:
             self.projection = _symmetric(projection, projection_bound)
         self.cell_clip, self.proj_clip = cell_clip, proj_clip
+        self.halves_up = halves_up
 
     def step(self, inputs, h, c):
         """uint8 inputs and h, int16 c; returns the new h and c."""
         operands = np.concatenate([inputs, h], 1).astype(np.int64) - 128
         c = c.astype(np.int64)
         sums = operands @ self.kernel + self.bias
-        gates = saturate(rescale(sums, self.scale / 128 * 2**12))
+        factor = self.scale / 128 * 2**12
+        gates = saturate(rescale(sums, factor, self.halves_up[0]))
         i, j, f, o = np.split(gates, 4, 1)
         i, f = self._peep(0, i, c), self._peep(1, f, c)
         kept = multiply_high(logistic(f), c)
@@ -166,7 +178,8 @@ class IntegerLSTM(object):
         h = saturate(divide_by_power(h, 8), 8)
         if self.projection is not None:
             weights, scale = self.projection
-            h = saturate(rescale(h @ weights, scale / 128 * 128), 8)
+            h = rescale(h @ weights, scale / 128 * 128, self.halves_up[1])
+            h = saturate(h, 8)
             h = clip(h, self.proj_clip, 2**-7, 8)
         return (h + 128).astype(np.uint8), c.astype(np.int16)
 
