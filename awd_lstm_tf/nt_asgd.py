@@ -414,9 +414,9 @@ class NTASGDOptimizer(tf.train.GradientDescentOptimizer):
     def validation_hook(self, evaluate, every_steps):
         """A hook that validates on the averages and reports the loss.
 
-        It validates after each `every_steps`-th step, before the next one, and
-        at the end if that is due. A run that is killed and restored validates
-        at the same steps. In distributed training, only the chief needs it.
+        It validates when the step after each `every_steps`-th one begins, so
+        not after the last. A run that is killed and restored validates at the
+        same steps. In distributed training, only the chief needs it.
 
         Args:
           evaluate: function of a `tf.Session`, in which the weights are the
@@ -560,22 +560,22 @@ class _ValidationHook(tf.train.SessionRunHook):
         # Not after the run: whether a checkpoint of this step was written by
         # then would depend on the order of hooks. What is due is told by state
         # in the checkpoint, so it is due again after a restart, if need be.
-        self._validate_if_due(run_context.session)
-
-    def end(self, session):
-        self._validate_if_due(session)
-        steps, checks = session.run([self._state.steps, self._state.checks])
-        if steps and not checks:
-            warnings.warn(_checks.NEVER_VALIDATED.format(steps), stacklevel=1)
-
-    def _validate_if_due(self, session):
-        steps, checked = session.run(
-            [self._state.steps, self._state.checked_step]
-        )
-        if steps // self._every_steps > checked // self._every_steps:
+        session = run_context.session
+        if self._due(session):
             with self._optimizer.averaged(session):
                 loss = self._evaluate(session)
             self._optimizer.report(session, loss)
+
+    def end(self, session):
+        steps, checks = session.run([self._state.steps, self._state.checks])
+        if steps and not checks and not self._due(session):
+            warnings.warn(_checks.NEVER_VALIDATED.format(steps), stacklevel=1)
+
+    def _due(self, session):
+        steps, checked = session.run(
+            [self._state.steps, self._state.checked_step]
+        )
+        return steps // self._every_steps > checked // self._every_steps
 
 
 class _Negated(BaseSaverBuilder.SaveableObject):

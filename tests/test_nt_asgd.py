@@ -1,0 +1,898 @@
+"""NT-ASGD against numpy written from the paper's algorithm 1."""
+
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from awd_lstm_tf import NTASGDOptimizer, nt_asgd
+
+STATE = [
+    "best",
+    "checked_step",
+    "checks",
+    "recent",
+    "steps",
+    "swapped",
+    "trigger_step",
+]
+
+
+class Paper(object):
+    """Algorithm 1: every weight and every loss is kept, nothing is running."""
+
+    def __init__(self, weights, learning_rate, n, trigger):
+        self.iterates = [weights]  # w[0], w[1], ...
+        self.learning_rate = learning_rate
+        self.n = n
+        self.trigger = trigger
+        self.logs = []
+        self.start = None  # T
+
+    def step(self, gradient):
+        self.iterates.append(self.iterates[-1] - self.learning_rate * gradient)
+
+    def validate(self, loss):
+        t, n, logs = len(self.logs), self.n, self.logs
+        compared = {
+            "iclr": range(0, t - n),  # {0, ..., t - n - 1}
+            "arxiv": range(t - n, t),  # {t - n, ..., t}, without logs[t]
+        }[self.trigger]
+        stalls = t > n and loss > min(logs[i] for i in compared)
+        if stalls and self.start is None:
+            self.start = len(self.iterates) - 1
+        self.logs.append(loss)
+        return stalls
+
+    @property
+    def average(self):
+        if self.start is None:
+            return self.iterates[-1]
+        return np.mean(self.iterates[self.start :], 0)
+
+
+class Fed(object):
+    """One variable, trained by gradients that are fed."""
+
+    def __init__(self, session, dtype=tf.float64, use_resource=False, **kwargs):
+        self.first = np.arange(6.0).reshape(2, 3).astype(dtype.name)
+        self.weights = tf.get_variable(
+            "w", initializer=self.first, use_resource=use_resource
+        )
+        self.gradient = tf.placeholder(dtype, self.first.shape)
+        self.optimizer = NTASGDOptimizer(0.5, **kwargs)
+        self.train_op = self.optimizer.apply_gradients(
+            [(self.gradient, self.weights)]
+        )
+        self.average = self.optimizer.average(self.weights)
+        self.session = session
+        session.run(tf.global_variables_initializer())
+
+    def step(self, gradient):
+        self.session.run(self.train_op, {self.gradient: gradient})
+
+    def report(self, loss):
+        return self.optimizer.report(self.session, loss)
+
+    def values(self):
+        """Weights and average."""
+        return self.session.run([self.weights, self.average])
+
+    def train_until_averaging(self, seed=0):
+        """A few averaged steps; the losses trigger whatever the trigger."""
+        random = np.random.RandomState(seed)
+        for loss in [2.0, 1.0, 3.0, 4.0]:
+            self.step(random.randn(2, 3))
+            self.report(loss)
+        assert self.session.run(self.optimizer.averaging)
+        self.step(random.randn(2, 3))
+        weights, average = self.values()
+        assert not np.allclose(weights, average)
+        return weights, average
+
+
+both_kinds = pytest.mark.parametrize("use_resource", [False, True])
+both_triggers = pytest.mark.parametrize("trigger", ["iclr", "arxiv"])
+
+
+# The algorithm
+
+
+@both_kinds
+@both_triggers
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_averages_are_those_of_the_paper(
+    open_session, dtype, trigger, use_resource
+):
+    fed = Fed(open_session(), dtype, use_resource, nonmono=2, trigger=trigger)
+    paper = Paper(fed.first.astype(np.float64), 0.5, 2, trigger)
+    random = np.random.RandomState(0)
+    for loss in [9.0, 8.0, 7.5, 7.0, 7.2, 6.5, 7.1, 7.8, 8.5, 7.0, 6.0]:
+        for _ in range(3):
+            gradient = random.randn(2, 3)
+            fed.step(gradient)
+            paper.step(gradient)
+            weights, average = fed.values()
+            precision = 1e-5 if dtype == tf.float32 else 1e-13
+            np.testing.assert_allclose(
+                weights, paper.iterates[-1], atol=precision
+            )
+            np.testing.assert_allclose(average, paper.average, atol=precision)
+            if paper.start is None:
+                assert np.array_equal(weights, average)
+        assert fed.report(loss) == paper.validate(loss)
+        started = fed.session.run(fed.optimizer.averaging)
+        assert started == (paper.start is not None)
+    assert 0 < paper.start < 30
+
+
+def trigger_check(losses, n, trigger):
+    """The index of the first loss that triggers."""
+    paper = Paper(np.zeros(1), 1.0, n, trigger)
+    for i, loss in enumerate(losses):
+        if paper.validate(loss):
+            return i
+    return None
+
+
+def test_triggers_by_hand():
+    # The lowest loss is at index 3. More than n=2 checks later than that, at 6,
+    # it leaves the latest two, and is beaten by no later loss. The first rise
+    # after more than two checks is at 4.
+    losses = [9, 8, 7, 5, 6, 5.5, 5.2, 5.1, 5.05]
+    assert trigger_check(losses, 2, "iclr") == 6
+    assert trigger_check(losses, 2, "arxiv") == 4
+    # A rise that is forgotten in time: "iclr" never triggers.
+    losses = [9, 8, 7, 7.5, 6, 6.5, 5, 5.5, 4]
+    assert trigger_check(losses, 2, "iclr") is None
+    assert trigger_check(losses, 2, "arxiv") == 3
+    # Not before there are more than n checks.
+    losses = [1, 2, 3, 4, 5]
+    assert trigger_check(losses, 3, "iclr") == 4
+    assert trigger_check(losses, 3, "arxiv") == 4
+    # As good as the best is good enough.
+    assert trigger_check([1] * 9, 1, "iclr") is None
+    assert trigger_check([1] * 9, 1, "arxiv") is None
+
+
+@both_kinds
+@both_triggers
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_triggers_on_random_losses(open_session, n, trigger, use_resource):
+    fed = Fed(
+        open_session(), tf.float32, use_resource, nonmono=n, trigger=trigger
+    )
+    initialize = tf.global_variables_initializer()
+    random = np.random.RandomState(n)
+    for _ in range(15):
+        fed.session.run(initialize)
+        paper = Paper(fed.first, 0.5, n, trigger)
+        # Ties, and the infinity of an overflown perplexity.
+        losses = random.choice([1.0, 2.0, 2.5, 3.0, np.inf], size=12)
+        assert [fed.report(loss) for loss in losses] == [
+            paper.validate(loss) for loss in losses
+        ]
+
+
+def test_losses_are_compared_in_float64(open_session):
+    fed = Fed(open_session(), tf.float32, nonmono=1)
+    for loss in [1.0, 1.0, 1.0]:
+        assert not fed.report(loss)
+    assert fed.report(1.0 + 1e-12)
+
+
+@both_kinds
+def test_sparse_gradients_and_learning_rate_from_a_function(
+    open_session, use_resource
+):
+    matrix = np.random.RandomState(0).randn(5, 2)
+    table = tf.get_variable(
+        "table", initializer=matrix, use_resource=use_resource
+    )
+    loss = tf.reduce_sum(tf.gather(table, [1, 3, 3]) ** 2)
+    optimizer = NTASGDOptimizer(lambda: 0.125, nonmono=1)
+    train_op = optimizer.minimize(loss)
+    paper = Paper(matrix, 0.125, 1, "iclr")
+    session = open_session()
+    session.run(tf.global_variables_initializer())
+    for validation_loss in [2.0, 1.0, 3.0, 4.0, 5.0]:
+        session.run(train_op)
+        counts = np.array([0, 1, 0, 2, 0])[:, np.newaxis]
+        paper.step(2 * counts * paper.iterates[-1])
+        optimizer.report(session, validation_loss)
+        paper.validate(validation_loss)
+    session.run(train_op)
+    paper.step(2 * counts * paper.iterates[-1])
+    weights, average = session.run([table, optimizer.average(table)])
+    np.testing.assert_allclose(weights, paper.iterates[-1])
+    np.testing.assert_allclose(average, paper.average)
+    assert paper.start == 3
+
+
+@both_kinds
+def test_averages_are_of_constrained_weights(open_session, use_resource):
+    w = tf.get_variable(
+        "w",
+        initializer=[5.0],
+        constraint=lambda w: tf.maximum(w, 3.0),
+        use_resource=use_resource,
+    )
+    optimizer = NTASGDOptimizer(1.0)
+    train_op = optimizer.apply_gradients([(tf.ones([1]), w)])
+    session = open_session()
+    session.run(tf.global_variables_initializer())
+    for _ in range(4):
+        session.run(train_op)
+    assert session.run([w, optimizer.average(w)]) == [[3.0], [3.0]]
+
+
+def test_variables_without_gradient_are_left_alone(open_session):
+    w = tf.get_variable("w", initializer=1.0)
+    unused = tf.get_variable("unused", initializer=1.0)
+    optimizer = NTASGDOptimizer(1.0)
+    optimizer.minimize(w**2)
+    assert optimizer.average(unused) is None
+
+
+def test_report_op(open_session):
+    fed = Fed(open_session(), nonmono=1)
+    loss = tf.placeholder(tf.float32, [])
+    report = fed.optimizer.report_op(loss)
+    said = [fed.session.run(report, {loss: x}) for x in [2, 1, 3, 4]]
+    assert said == [False, False, True, True]
+    assert fed.session.run(fed.optimizer.averaging)
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        fed.session.run(report, {loss: np.nan})
+    assert "`validation_loss` must be a number, got" in str(caught.value)
+
+
+# The swap
+
+
+@both_kinds
+def test_swap_is_exact(open_session, use_resource):
+    fed = Fed(open_session(), use_resource=use_resource, nonmono=1)
+    weights, average = fed.train_until_averaging()
+    for _ in range(3):
+        with fed.optimizer.averaged(fed.session):
+            assert np.array_equal(fed.values(), [average, weights])
+            fed.session.run(fed.optimizer.swap_in)  # does nothing
+            assert np.array_equal(fed.values(), [average, weights])
+        assert np.array_equal(fed.values(), [weights, average])
+        fed.session.run(fed.optimizer.swap_out)
+        assert np.array_equal(fed.values(), [weights, average])
+
+
+def test_swap_keeps_every_bit(open_session):
+    """Negative zeros, denormal numbers, NaN: a swap computes nothing."""
+    fed = Fed(open_session(), tf.float32, nonmono=1)
+    fed.train_until_averaging()
+    odd = np.array([[-0.0, 1e-42, np.nan], [np.inf, -1e-45, 3]], np.float32)
+    fed.weights.load(odd, fed.session)
+    _, average = fed.values()
+    with fed.optimizer.averaged(fed.session):
+        assert fed.values()[1].tobytes() == odd.tobytes()
+    assert fed.values()[0].tobytes() == odd.tobytes()
+    assert fed.values()[1].tobytes() == average.tobytes()
+
+
+@both_kinds
+def test_swap_before_averaging_shows_the_weights(open_session, use_resource):
+    fed = Fed(open_session(), use_resource=use_resource)
+    restored = np.full([2, 3], 7.0)  # from elsewhere; no step was taken yet
+    fed.weights.load(restored, fed.session)
+    with fed.optimizer.averaged(fed.session):
+        assert np.array_equal(fed.values()[0], restored)
+        fed.report(1.0)
+    assert np.array_equal(fed.values(), [restored, restored])
+
+
+def test_averaging_that_starts_while_swapped(open_session):
+    fed = Fed(open_session(), nonmono=1)
+    for loss in [2.0, 1.0, 3.0, 4.0]:
+        fed.step(np.ones([2, 3]))
+        with fed.optimizer.averaged(fed.session):
+            fed.report(loss)
+    weights, average = fed.values()
+    assert np.array_equal(weights, fed.first - 4 * 0.5)
+    assert np.array_equal(average, fed.first - 3.5 * 0.5)
+
+
+def test_weights_come_back_when_evaluation_fails(open_session):
+    fed = Fed(open_session(), nonmono=1)
+    before = fed.train_until_averaging()
+    with pytest.raises(KeyError), fed.optimizer.averaged(fed.session):
+        raise KeyError
+    assert np.array_equal(fed.values(), before)
+
+
+def test_training_while_swapped_fails(open_session):
+    fed = Fed(open_session(), nonmono=1)
+    weights, average = fed.train_until_averaging()
+    fed.session.run(fed.optimizer.swap_in)
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        fed.step(np.ones([2, 3]))
+    assert "must not train while its averages are swapped in" in str(
+        caught.value
+    )
+    fed.session.run(fed.optimizer.swap_out)
+    assert np.array_equal(fed.values(), [weights, average])
+    fed.step(np.ones([2, 3]))
+
+
+# Fine-tuning
+
+
+@both_kinds
+@pytest.mark.parametrize("swapped", [False, True])
+def test_restart(open_session, swapped, use_resource):
+    fed = Fed(open_session(), use_resource=use_resource, nonmono=1)
+    _, average = fed.train_until_averaging()
+    if swapped:
+        fed.session.run(fed.optimizer.swap_in)
+    fed.session.run(fed.optimizer.restart)
+    assert np.array_equal(fed.values(), [average, average])
+    # Averaging from the start, and a criterion that has forgotten all losses.
+    fine = Paper(average, 0.5, 1, "iclr")
+    fine.start = 0
+    random = np.random.RandomState(3)
+    for loss in [3.0, 1.0, 2.0, 5.0]:
+        gradient = random.randn(2, 3)
+        fed.step(gradient)
+        fine.step(gradient)
+        np.testing.assert_allclose(fed.values()[1], fine.average)
+        assert fed.report(loss) == fine.validate(loss)
+
+
+def test_restart_without_averages_keeps_the_weights(open_session):
+    fed = Fed(open_session())
+    fed.step(np.ones([2, 3]))
+    fed.session.run(fed.optimizer.restart)
+    assert np.array_equal(fed.values(), [fed.first - 0.5] * 2)
+
+
+# Checkpoints
+
+
+def evaluation_graph():
+    """A graph with the weights alone."""
+    graph = tf.Graph()
+    with graph.as_default():
+        w = tf.get_variable("w", [2, 3], tf.float64)
+        other = tf.get_variable("other", initializer=0, trainable=False)
+    return graph, w, other
+
+
+def restored(names_or_none, graph, path, variable):
+    with graph.as_default(), tf.Session() as session:
+        tf.train.Saver(names_or_none).restore(session, path)
+        return session.run(variable)
+
+
+@pytest.fixture
+def trained(open_session, tmp_path):
+    """A trained variable, and checkpoints of both savers."""
+    fed = Fed(open_session(), nonmono=1)
+    tf.get_variable("other", initializer=5, trainable=False)
+    savers = {
+        "plain": tf.train.Saver(),
+        "swapping": fed.optimizer.swapping_saver(),
+    }
+    fed.session.run(tf.global_variables_initializer())
+    fed.before = fed.train_until_averaging()
+    fed.paths = {
+        name: saver.save(fed.session, str(tmp_path / name))
+        for name, saver in savers.items()
+    }
+    fed.savers = savers
+    return fed
+
+
+def test_saving_changes_nothing(trained):
+    assert np.array_equal(trained.values(), trained.before)
+
+
+def test_swapping_saver_saves_averages_as_weights(trained):
+    graph, w, other = evaluation_graph()
+    _, average = trained.before
+    path = trained.paths["swapping"]
+    assert np.array_equal(restored(None, graph, path, w), average)
+    assert restored(None, graph, path, other) == 5
+
+
+@pytest.mark.parametrize("name", ["plain", "swapping"])
+def test_savers_restore_what_they_saved(trained, name):
+    state = trained.session.run(tf.global_variables())
+    trained.session.run(tf.global_variables_initializer())
+    trained.savers[name].restore(trained.session, trained.paths[name])
+    again = trained.session.run(tf.global_variables())
+    assert all(np.array_equal(*pair) for pair in zip(state, again))
+
+
+@pytest.mark.parametrize(
+    "saved, loaded", [("plain", "swapping"), ("swapping", "plain")]
+)
+def test_the_wrong_saver_is_noticed_and_mended(trained, saved, loaded):
+    trained.savers[loaded].restore(trained.session, trained.paths[saved])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="swap_out"):
+        trained.step(np.ones([2, 3]))
+    trained.session.run(trained.optimizer.swap_out)
+    assert np.array_equal(trained.values(), trained.before)
+
+
+@pytest.mark.parametrize("name", ["plain", "swapping"])
+def test_variables_to_restore(trained, name):
+    graph, w, other = evaluation_graph()
+    _, average = trained.before
+    path = trained.paths[name]
+    with graph.as_default():
+        optimizer = NTASGDOptimizer(1.0)
+        names = optimizer.variables_to_restore(checkpoint=path)
+        if name == "plain":
+            assert names == {"w/NTASGD": w, "other": other}
+            assert optimizer.variables_to_restore() == names
+        else:
+            assert names == {"w": w, "other": other}
+    assert np.array_equal(restored(names, graph, path, w), average)
+
+
+def test_variables_to_restore_of_a_training_without_averages(
+    open_session, tmp_path
+):
+    graph, w, other = evaluation_graph()
+    with graph.as_default():
+        session = open_session()
+        session.run(tf.global_variables_initializer())
+        path = tf.train.Saver().save(session, str(tmp_path / "model"))
+        optimizer = NTASGDOptimizer(1.0)
+        names = optimizer.variables_to_restore(checkpoint=path)
+        assert names == {"w": w, "other": other}
+        assert optimizer.variables_to_restore(var_list=[]) == names
+        with pytest.raises(tf.errors.OpError):
+            optimizer.variables_to_restore(checkpoint=path + "_not")
+
+
+def test_start_from_a_checkpoint_without_averages(open_session, tmp_path):
+    graph, w, _ = evaluation_graph()
+    with graph.as_default():
+        session = open_session()
+        session.run(tf.global_variables_initializer())
+        path = tf.train.Saver([w]).save(session, str(tmp_path / "model"))
+        weights = session.run(w)
+    fed = Fed(open_session(graph=tf.get_default_graph()))
+    own = fed.optimizer.variables()
+    rest = [v for v in tf.global_variables() if v not in own]
+    tf.train.Saver(rest).restore(fed.session, path)
+    with fed.optimizer.averaged(fed.session):
+        assert np.array_equal(fed.values()[0], weights)
+    fed.step(np.zeros([2, 3]))
+    assert np.array_equal(fed.values(), [weights, weights])
+
+
+@both_kinds
+def test_partitioned_variables(open_session, tmp_path, use_resource):
+    value = np.arange(12.0).reshape(6, 2)
+    w = tf.get_variable(
+        "w",
+        initializer=tf.constant(value),
+        partitioner=tf.fixed_size_partitioner(3),
+        use_resource=use_resource,
+    )
+    optimizer = NTASGDOptimizer(0.5, nonmono=1)
+    train_op = optimizer.minimize(tf.reduce_sum(w))
+    swapping, plain = optimizer.swapping_saver(), tf.train.Saver()
+    session = open_session()
+    session.run(tf.global_variables_initializer())
+    for loss in [2.0, 1.0, 3.0, 4.0]:
+        session.run(train_op)
+        optimizer.report(session, loss)
+    average = value - 3.5 * 0.5  # of w[3] and w[4]
+    swapped = swapping.save(session, str(tmp_path / "swapped"))
+    path = plain.save(session, str(tmp_path / "plain"))
+    for checkpoint in [swapped, path]:
+        with tf.Graph().as_default() as graph:
+            whole = tf.get_variable("w", [6, 2], tf.float64)
+            names = NTASGDOptimizer(1.0).variables_to_restore(
+                checkpoint=checkpoint
+            )
+            got = restored(names, graph, checkpoint, whole)
+        np.testing.assert_allclose(got, average)
+    with tf.Graph().as_default():
+        parts = tf.get_variable(
+            "w", [6, 2], tf.float64, partitioner=tf.fixed_size_partitioner(2)
+        )
+        names = NTASGDOptimizer(1.0).variables_to_restore()
+        assert names == {"w/NTASGD": list(parts)}
+
+
+def test_swapping_saver_of_some_variables(trained, tmp_path):
+    """The averages alone, for serving."""
+    saver = trained.optimizer.swapping_saver([trained.weights])
+    path = saver.save(trained.session, str(tmp_path / "serve"))
+    assert tf.train.list_variables(path) == [("w", [2, 3])]
+    _, average = trained.before
+    assert np.array_equal(tf.train.load_variable(path, "w"), average)
+
+
+# Killed and resumed
+
+
+class SmallRNN(object):
+    """A recurrent network whose every step is a function of its number."""
+
+    def __init__(self, use_resource=False):
+        scope = tf.variable_scope("model", use_resource=use_resource)
+        with scope:
+            self.global_step = tf.train.get_or_create_global_step()
+            data = np.random.RandomState(0).randn(16, 2, 4, 3)
+            inputs = tf.constant(data, tf.float32)[self.global_step % 16]
+            cell = tf.nn.rnn_cell.LSTMCell(4, name="lstm_cell")
+            outputs, _ = tf.nn.dynamic_rnn(cell, inputs, dtype=tf.float32)
+            self.loss = tf.reduce_mean(
+                tf.squared_difference(outputs[:, :, :3], tf.tanh(inputs))
+            )
+        self.optimizer = NTASGDOptimizer(0.5, nonmono=1)
+        self.train_op = self.optimizer.minimize(
+            self.loss, global_step=self.global_step
+        )
+
+
+def worse_and_worse(step):
+    return 1.0 + (step - 2.0) ** 2
+
+
+@both_kinds
+@pytest.mark.parametrize("swapping", [False, True])
+def test_killed_at_any_step_and_resumed_ends_bit_equal(
+    open_session, tmp_path, swapping, use_resource
+):
+    model = SmallRNN(use_resource)
+    make_saver = model.optimizer.swapping_saver if swapping else tf.train.Saver
+    saver = make_saver(max_to_keep=None)
+    initialize = tf.global_variables_initializer()
+
+    def train(session, first, last, save=False):
+        paths = []
+        for step in range(first, last):
+            if save:
+                paths.append(saver.save(session, str(tmp_path / f"at{step}")))
+            session.run(model.train_op)
+            if step % 2:
+                with model.optimizer.averaged(session):
+                    session.run(model.loss)
+                model.optimizer.report(session, worse_and_worse(step))
+        assert session.run(model.optimizer.averaging)
+        return session.run(tf.global_variables()), paths
+
+    whole = open_session()
+    whole.run(initialize)
+    expected, paths = train(whole, 0, 12, save=True)
+    names = [v.op.name for v in tf.global_variables()]
+    for step, path in enumerate(paths):
+        resumed = open_session()
+        saver.restore(resumed, path)
+        values, _ = train(resumed, step, 12)
+        for name, value, other in zip(names, values, expected):
+            assert np.array_equal(value, other), (step, name)
+
+
+class KillAt(tf.train.SessionRunHook):
+    def __init__(self, step):
+        self.step = step
+
+    def after_run(self, run_context, run_values):
+        step = run_context.session.run(tf.train.get_global_step())
+        if step == self.step:
+            raise KeyboardInterrupt
+
+
+def monitored(folder, kill_at=None):
+    """Trains for 9 steps, saving and validating at every other one.
+
+    Returns the last checkpoint's values, and the steps validated at.
+    """
+    with tf.Graph().as_default():
+        step = tf.train.get_or_create_global_step()
+        w = tf.get_variable("w", initializer=tf.random_normal([5], seed=3))
+        loss = tf.reduce_sum((w - tf.sin(tf.cast(step, tf.float32))) ** 2)
+        optimizer = NTASGDOptimizer(0.3, nonmono=1)
+        train_op = optimizer.minimize(loss, step)
+        validated = []
+
+        def evaluate(session):
+            averages = tf.train.load_checkpoint(str(folder)).get_tensor("w")
+            assert np.array_equal(session.run(w), averages)
+            validated.append(int(session.run(step)))
+            return worse_and_worse(validated[-1])
+
+        hooks = [
+            optimizer.validation_hook(evaluate, every_steps=2),
+            KillAt(kill_at),
+            tf.train.StopAtStepHook(last_step=9),
+        ]
+        session = tf.train.MonitoredTrainingSession(
+            checkpoint_dir=str(folder),
+            scaffold=tf.train.Scaffold(saver=optimizer.swapping_saver()),
+            hooks=hooks,
+            save_checkpoint_steps=2,
+            save_checkpoint_secs=None,
+            save_summaries_steps=None,
+            save_summaries_secs=None,
+            log_step_count_steps=None,
+        )
+        with session:
+            while not session.should_stop():
+                session.run(train_op)
+    return checkpoint_values(str(folder)), validated
+
+
+def checkpoint_values(path):
+    reader = tf.train.load_checkpoint(path)
+    names = reader.get_variable_to_shape_map()
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def test_monitored_session_killed_and_resumed(tmp_path):
+    expected, validated = monitored(tmp_path / "whole")
+    assert validated == [2, 4, 6, 8]
+    assert expected["NTASGD/trigger_step"] == 6
+    for kill_at, resumed in [(1, [2, 4, 6, 8]), (4, [4, 6, 8]), (7, [6, 8])]:
+        folder = tmp_path / str(kill_at)
+        with pytest.raises(KeyboardInterrupt):
+            monitored(folder, kill_at)
+        values, validated = monitored(folder)
+        assert validated == resumed
+        assert sorted(values) == sorted(expected)
+        for name in values:
+            assert np.array_equal(values[name], expected[name]), name
+
+
+def test_hook_restores_a_checkpoint_written_while_swapped(trained, tmp_path):
+    fed = trained
+    with fed.optimizer.averaged(fed.session):
+        path = fed.savers["plain"].save(fed.session, str(tmp_path / "in"))
+    hook = fed.optimizer.validation_hook(lambda session: 1.0, 100)
+    fed.savers["plain"].restore(fed.session, path)
+    hook.after_create_session(fed.session, None)
+    assert np.array_equal(fed.values(), fed.before)
+
+
+def test_estimator(tmp_path):
+    """Trained with the hook; evaluated, by itself, on the averages."""
+    seen = []
+
+    def model_fn(features, labels, mode):
+        w = tf.get_variable("w", initializer=[4.0])
+        loss = tf.reduce_sum(w * features["x"])
+        optimizer = NTASGDOptimizer(1.0, nonmono=1)
+        if mode != tf.estimator.ModeKeys.TRAIN:
+            return tf.estimator.EstimatorSpec(mode, loss=loss)
+        train_op = optimizer.minimize(loss, tf.train.get_global_step())
+
+        def evaluate(session):
+            seen.append(estimator.evaluate(input_fn, steps=1)["loss"])
+            return -seen[-1]
+
+        return tf.estimator.EstimatorSpec(
+            mode,
+            loss=loss,
+            train_op=train_op,
+            training_hooks=[optimizer.validation_hook(evaluate, 2)],
+            scaffold=tf.train.Scaffold(saver=optimizer.swapping_saver()),
+        )
+
+    def input_fn():
+        return tf.data.Dataset.from_tensors({"x": [1.0]}).repeat()
+
+    estimator = tf.estimator.Estimator(
+        model_fn,
+        str(tmp_path),
+        tf.estimator.RunConfig(save_checkpoints_steps=2),
+    )
+    estimator.train(input_fn, steps=4)
+    estimator.train(input_fn, steps=6)
+    # w is 2, 0, -2 at the checks; the third starts averaging, at step 6. At 8
+    # it is the mean of -2, -3, -4; at the end, at 10, that of -2, ..., -6.
+    assert seen == [2.0, 0.0, -2.0, -3.0]
+    assert estimator.evaluate(input_fn, steps=1)["loss"] == -4.0
+    assert estimator.get_variable_value("w/NTASGD") == [-6.0]
+
+
+# Names, places, sizes
+
+
+def test_names_and_collections(open_session):
+    tf.get_variable("w", initializer=1.0)
+    with tf.variable_scope("a", reuse=tf.AUTO_REUSE), tf.name_scope("b"):
+        w = tf.get_variable("w", initializer=1.0)
+        optimizer = NTASGDOptimizer(1.0)
+        optimizer.minimize(w**2)
+    own = [f"NTASGD/{name}" for name in STATE] + ["a/w/NTASGD"]
+    assert [v.op.name for v in optimizer.variables()] == own
+    assert {"w", "a/w"}.union(own) == {v.op.name for v in tf.global_variables()}
+    assert [v.op.name for v in tf.trainable_variables()] == ["w", "a/w"]
+    assert not tf.local_variables()
+    assert optimizer.average_name(w) == "a/w/NTASGD"
+    assert optimizer.get_slot_names() == ["average"]
+    assert optimizer.get_name() == "NTASGD"
+
+
+def test_two_optimizers_share_a_graph(open_session):
+    v, w = [tf.get_variable(n, initializer=1.0) for n in "vw"]
+    first, second = NTASGDOptimizer(0.5), NTASGDOptimizer(0.25, name="Second")
+    step = [first.minimize(v), second.minimize(w)]
+    session = open_session()
+    session.run(tf.global_variables_initializer())
+    session.run(step)
+    assert session.run([v, w]) == [0.5, 0.75]
+    assert first.average_name(v) == "v/NTASGD"
+    assert second.average_name(w) == "w/Second"
+
+
+def test_one_optimizer_in_two_graphs(open_session):
+    optimizer = NTASGDOptimizer(0.5)
+    for _ in range(2):
+        with tf.Graph().as_default():
+            w = tf.get_variable("w", initializer=1.0)
+            train_op = optimizer.minimize(w)
+            session = open_session()
+            session.run(tf.global_variables_initializer())
+            session.run(train_op)
+            assert not optimizer.report(session, 1.0)
+            assert session.run(optimizer.average(w)) == 0.5
+
+
+def test_state_is_placed_like_slots():
+    setter = tf.train.replica_device_setter(
+        ps_tasks=2, worker_device="/job:worker/task:0"
+    )
+    with tf.device(setter):
+        v, w = [tf.get_variable(n, initializer=1.0) for n in "vw"]
+        optimizer = NTASGDOptimizer(1.0)
+        optimizer.minimize(v + w)
+    assert v.device != w.device
+    for var in [v, w]:
+        assert optimizer.average(var).device == var.device
+    for variable in optimizer.variables():
+        assert variable.device.startswith("/job:ps")
+
+
+def test_finalized_graph(open_session):
+    fed = Fed(open_session(), nonmono=1)
+    hook = fed.optimizer.validation_hook(lambda session: 1.0, 2)
+    tf.get_default_graph().finalize()
+    fed.train_until_averaging()
+    hook.end(fed.session)
+    with fed.optimizer.averaged(fed.session):
+        pass
+    fed.session.run([fed.optimizer.restart, fed.optimizer.averaging])
+
+
+# Never validated
+
+
+def test_training_without_validation_says_so_once(
+    open_session, monkeypatch, capfd
+):
+    monkeypatch.setattr(nt_asgd, "_PATIENCE", 3)
+    fed = Fed(open_session())
+    for _ in range(8):
+        fed.step(np.zeros([2, 3]))
+    sys.stderr.flush()
+    assert capfd.readouterr().err.count("was told no validation loss in 3") == 1
+    fed.session.run(tf.global_variables_initializer())
+    fed.report(1.0)
+    for _ in range(8):
+        fed.step(np.zeros([2, 3]))
+    assert "validation loss" not in capfd.readouterr().err
+
+
+def test_hook_that_never_validated_warns(open_session):
+    fed = Fed(open_session())
+    hook = fed.optimizer.validation_hook(lambda session: 1.0, 2)
+    hook.end(fed.session)  # no step: nothing to say
+    fed.step(np.zeros([2, 3]))
+    with pytest.warns(UserWarning, match="no validation loss in 1 steps"):
+        hook.end(fed.session)
+    fed.step(np.zeros([2, 3]))
+    hook.end(fed.session)  # it is due, at the next step
+
+
+# Bad input
+
+BAD = [
+    (dict(nonmono=0), ValueError, "`nonmono` must be at least 1, got 0."),
+    (dict(nonmono=2.5), TypeError, "`nonmono` must be an integer, got 2.5."),
+    (
+        dict(trigger="paper"),
+        ValueError,
+        "`trigger` must be 'iclr' or 'arxiv', got 'paper'.",
+    ),
+]
+
+
+@pytest.mark.parametrize("arguments, error, message", BAD)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error) as caught:
+        NTASGDOptimizer(1.0, **arguments)
+    assert str(caught.value) == message
+
+
+BAD_CALLS = [
+    (
+        lambda fed: fed.report(np.nan),
+        ValueError,
+        "`validation_loss` must be a number, got nan: stop, and go on from the "
+        "last good checkpoint with a lower learning rate.",
+    ),
+    (
+        lambda fed: fed.report("low"),
+        TypeError,
+        "`validation_loss` must be a number, got 'low'.",
+    ),
+    (
+        lambda fed: fed.optimizer.report_op(tf.zeros([2])),
+        ValueError,
+        "`validation_loss` must be a scalar, got a tensor of shape (2,).",
+    ),
+    (
+        lambda fed: fed.optimizer.report_op(1),
+        TypeError,
+        "`validation_loss` must be a floating tensor, got dtype int32.",
+    ),
+    (
+        lambda fed: fed.optimizer.validation_hook(3, 10),
+        TypeError,
+        "`evaluate` must be a function, got 3.",
+    ),
+    (
+        lambda fed: fed.optimizer.validation_hook(len, 0),
+        ValueError,
+        "`every_steps` must be at least 1, got 0.",
+    ),
+    (
+        lambda fed: fed.optimizer.minimize(tf.reduce_sum(fed.weights)),
+        ValueError,
+        "`apply_gradients` of NTASGDOptimizer must be called once in a graph, "
+        "got a second call: give all gradients to one call, or use an "
+        "optimizer for each.",
+    ),
+]
+
+
+@pytest.mark.parametrize("call, error, message", BAD_CALLS)
+def test_bad_calls(open_session, call, error, message):
+    fed = Fed(open_session())
+    with pytest.raises(error) as caught:
+        call(fed)
+    assert str(caught.value) == message
+
+
+TOO_EARLY = {
+    "report()": lambda o, s: o.report(s, 1.0),
+    "report_op()": lambda o, s: o.report_op(1.0),
+    "averaged()": lambda o, s: o.averaged(s).__enter__(),
+    "swapping_saver()": lambda o, s: o.swapping_saver(),
+    "validation_hook()": lambda o, s: o.validation_hook(len, 1),
+    "averaging": lambda o, s: o.averaging,
+    "swap_in": lambda o, s: o.swap_in,
+    "swap_out": lambda o, s: o.swap_out,
+    "restart": lambda o, s: o.restart,
+}
+
+
+@pytest.mark.parametrize("method", sorted(TOO_EARLY))
+def test_before_the_train_op(open_session, method):
+    with pytest.raises(ValueError) as caught:
+        TOO_EARLY[method](NTASGDOptimizer(1.0), open_session())
+    assert str(caught.value) == (
+        f"`{method}` needs the averages, which do not exist in this graph yet: "
+        "call `minimize` or `apply_gradients` first."
+    )
+
+
+def test_distribution_strategies_are_refused():
+    with pytest.raises(ValueError) as caught:
+        NTASGDOptimizer(1.0)._distributed_apply(None, [])
+    assert "must be used without a DistributionStrategy" in str(caught.value)
