@@ -50,6 +50,28 @@ def make_cell(kind, flags, is_train):
     )
 
 
+def run_layers(cells, inputs, carried):
+    """Runs LSTM layers over a window, from the carried state on.
+
+    Args:
+      cells: One cell for each layer.
+      inputs: `[batch_size, time, units]`.
+      carried: c and h of every layer, `[layers, 2, batch_size, units]`.
+
+    Returns:
+      The last layer's outputs, `[batch_size, time, units]`, and the new state,
+      shaped as `carried`.
+    """
+    state = tuple(
+        tf.nn.rnn_cell.LSTMStateTuple(carried[i, 0], carried[i, 1])
+        for i in range(len(cells))
+    )
+    outputs, state = tf.nn.dynamic_rnn(
+        tf.nn.rnn_cell.MultiRNNCell(cells), inputs, initial_state=state
+    )
+    return outputs, tf.stack([[c, h] for c, h in state])
+
+
 class LanguageModel(object):
     """embedding -> LSTM layers -> softmax, over windows of tokens.
 
@@ -94,17 +116,12 @@ class LanguageModel(object):
             cells = [
                 make_cell(kind, flags, is_train) for _ in range(flags.layers)
             ]
-            outputs, state = tf.nn.dynamic_rnn(
-                tf.nn.rnn_cell.MultiRNNCell(cells),
-                tf.nn.embedding_lookup(embedding, self.inputs),
-                initial_state=tuple(
-                    tf.nn.rnn_cell.LSTMStateTuple(carried[i, 0], carried[i, 1])
-                    for i in range(flags.layers)
-                ),
+            outputs, state = run_layers(
+                cells, tf.nn.embedding_lookup(embedding, self.inputs), carried
             )
             logits = tf.tensordot(outputs, embedding, [[2], [1]]) + bias
 
-        self.carry_state = carried.assign(tf.stack([[c, h] for c, h in state]))
+        self.carry_state = carried.assign(state)
         self.loss = tf.reduce_mean(
             tf.nn.sparse_softmax_cross_entropy_with_logits(
                 labels=self.targets, logits=logits

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -44,15 +43,12 @@ def text_file(tmp_path, text_data):
     return path
 
 
-@pytest.fixture
-def text_folder(tmp_path):
+def write_folder(folder):
     """Three files laid out as PTB's."""
-    folder = tmp_path / "data"
     folder.mkdir()
+    line = " no it was n't <unk> mr. smith said N times \n"
     for name, lines in (("train", 60), ("valid", 10), ("test", 10)):
-        line = " no it was n't <unk> mr. smith said N times \n"
         (folder / f"{name}.txt").write_text(line * lines, encoding="utf-8")
-    return folder
 
 
 @pytest.fixture
@@ -74,74 +70,71 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def shown(value):
-    return f"{value:8.2f}"
-
-
 # A whole run.
 
 
-@pytest.mark.parametrize("level", ["word", "char"])
 def test_trains_both_cells_and_reports(
-    level, language_model, text_file, tmp_path, capsys
+    language_model, text_file, tmp_path, capsys
 ):
     out = tmp_path / "out"
-    code = language_model.main(
-        [f"--data={text_file}", f"--level={level}", f"--out={out}"] + TINY
-    )
+    code = language_model.main([f"--data={text_file}", f"--out={out}"] + TINY)
     printed = capsys.readouterr().out
     assert code == 0
     assert "--- sampled from LSTMCell ---" in printed
     assert "--- sampled from WeightDropLSTMCell ---" in printed
     *_, heading, lstm, weight_drop, curves = printed.splitlines()
-    assert heading == f"Held-out perplexity per {level}, at the best epoch:"
+    assert heading == "Held-out perplexity per word, at the best epoch:"
     for line, title, folder in (
         (lstm, "LSTMCell", "lstm"),
         (weight_drop, "WeightDropLSTMCell", "weight_drop"),
     ):
         progress = read(out / folder / "progress.json")
-        assert line.split()[0] == title
-        assert shown(progress["best"]["held_out"]) in line
         perplexities = [point["held_out"] for point in progress["curve"]]
         assert len(perplexities) == 2
         assert min(perplexities) == progress["best"]["held_out"]
+        assert line.split()[:2] == [title, f"{min(perplexities):.2f}"]
     assert curves == f"Curves: {out / 'curves.png'}"
     assert (out / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_learns_a_folder_of_three_files(
-    language_model, text_folder, tmp_path, capsys
-):
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def folder_run(language_model, tmp_path_factory):
+    """A run on the characters of a folder laid out as PTB: one line's worth."""
+    path = tmp_path_factory.mktemp("folder_run")
+    write_folder(path / "data")
     code = language_model.main(
-        [f"--data={text_folder}", f"--out={out}", "--cells", "weight_drop"]
+        [f"--data={path / 'data'}", f"--out={path / 'out'}", "--level=char"]
         + TINY
-        + ["--keep-rate=0.9", "--learning-rate=0.1", "--epochs=6"]
+        + "--cells weight_drop --epochs=4 --learning-rate=0.03".split()
+        + "--units=32 --keep-rate=0.7".split()
     )
     assert code == 0
-    assert "LSTMCell  " in capsys.readouterr().out
-    # One sentence of 11 tokens again and again: nothing is left to guess.
-    assert read(out / "weight_drop/progress.json")["best"]["held_out"] < 1.5
+    return path / "out/weight_drop"
 
 
-def test_summaries_show_the_mask(language_model, text_file, tmp_path):
-    out = tmp_path / "out"
-    language_model.main(
-        [f"--data={text_file}", f"--out={out}", "--cells", "weight_drop"] + TINY
-    )
-    (events,) = (out / "weight_drop").glob("events.*")
-    shown = {
+def test_learns_the_characters_of_a_folder(folder_run):
+    # One sentence again and again: hardly anything is left to guess.
+    assert read(folder_run / "progress.json")["best"]["held_out"] < 1.5
+
+
+def test_summaries_show_the_mask(folder_run):
+    (events,) = folder_run.glob("events.*")
+    scalars = {
         value.tag: value.simple_value
         for event in tf.train.summary_iterator(str(events))
         for value in event.summary.value
     }
-    (kept,) = (shown[tag] for tag in shown if tag.endswith("kept_fraction"))
-    (changed,) = (shown[tag] for tag in shown if tag.endswith("changed"))
-    assert abs(kept - 0.3) < 0.1
+    (kept,) = (scalars[tag] for tag in scalars if "kept_fraction" in tag)
+    (changed,) = (scalars[tag] for tag in scalars if "changed" in tag)
+    assert abs(kept - 0.7) < 0.05
     assert changed == 1.0
-    assert {"train_loss", "perplexity/train", "perplexity/held_out"} <= set(
-        shown
-    )
+    assert {
+        "train_loss",
+        "gradient_norm",
+        "learning_rate",
+        "perplexity/train",
+        "perplexity/held_out",
+    } <= set(scalars)
 
 
 # Evaluation.
@@ -272,16 +265,23 @@ def wait_until(condition, seconds=60):
         time.sleep(0.02)
 
 
-def test_the_earlier_run_is_kept(start_run, tmp_path, capsys):
-    for _ in range(3):
-        start_run("lstm")
+def test_the_earlier_run_is_kept(
+    language_model, example, text_data, text_file, tmp_path, capsys
+):
     out = tmp_path / "out"
+    flags = language_model.parse_flags([f"--data={text_file}", f"--out={out}"])
+    corpus = text_data.load_corpus(flags.data)
+    for number in range(3):
+        example("run_folder").prepare(flags, corpus)
+        (out / "lstm").mkdir()
+        (out / "lstm" / "made_by").write_text(str(number))
     assert capsys.readouterr().out.splitlines() == [
         f"The earlier run is kept in {out}.1",
         f"The earlier run is kept in {out}.2",
     ]
-    for folder in (out, tmp_path / "out.1", tmp_path / "out.2"):
-        assert (folder / "lstm/step-0.index").exists()
+    for folder, number in (("out.1", "0"), ("out.2", "1"), ("out", "2")):
+        made_by = tmp_path / folder / "lstm" / "made_by"
+        assert made_by.read_text() == number
 
 
 # Errors.
@@ -341,8 +341,10 @@ def test_refuses_a_path_that_does_not_exist(language_model, tmp_path, capsys):
 
 
 def test_refuses_a_folder_without_the_three_files(
-    language_model, text_folder, tmp_path, capsys
+    language_model, tmp_path, capsys
 ):
+    text_folder = tmp_path / "data"
+    write_folder(text_folder)
     (text_folder / "valid.txt").unlink()
     code = language_model.main(
         [f"--data={text_folder}", f"--out={tmp_path / 'out'}"]
@@ -398,19 +400,32 @@ def test_refuses_to_resume_a_run_of_other_settings(
     assert one_error(code, capsys) == message.format(**paths)
 
 
-@pytest.mark.parametrize("damage", [os.remove, lambda path: write(path, b"?")])
 def test_refuses_to_resume_from_a_damaged_checkpoint(
-    damage, language_model, start_run, text_file, tmp_path, capsys
+    language_model, start_run, text_file, tmp_path, capsys
 ):
     start_run("lstm")
-    folder = tmp_path / "out/lstm"
-    damage(folder / "step-0.index")
+    checkpoint = tmp_path / "out/lstm/step-0"
+    index = tmp_path / "out/lstm/step-0.index"
+    for damage in (lambda: write(index, b"?"), index.unlink):
+        damage()
+        code = language_model.main(
+            [f"--data={text_file}", f"--out={tmp_path / 'out'}", "--resume"]
+            + TINY
+        )
+        assert one_error(code, capsys) == (
+            f"`--resume` needs the checkpoint {checkpoint}, got none that can "
+            "be read. Leave `--resume` out to start anew."
+        )
+
+
+def test_refuses_damaged_settings(language_model, text_file, tmp_path, capsys):
+    settings = write(tmp_path / "settings.json", b'{"units": ')
     code = language_model.main(
-        [f"--data={text_file}", f"--out={tmp_path / 'out'}", "--resume"] + TINY
+        [f"--data={text_file}", f"--out={tmp_path}", "--resume"] + TINY
     )
     assert one_error(code, capsys) == (
-        f"`--resume` needs the checkpoint {folder / 'step-0'}, got none that "
-        "can be read. Leave `--resume` out to start anew."
+        f"`--out` must hold a run in good order, got {settings}, which is "
+        "damaged. Move it away to start anew."
     )
 
 
@@ -520,3 +535,68 @@ def test_windows_go_on_where_the_last_stopped(text_data):
     np.testing.assert_array_equal(first[1], [[1, 2, 3], [6, 7, 8]])
     np.testing.assert_array_equal(last[0], [[3, 4], [8, 9]])
     np.testing.assert_array_equal(last[1], [[4, 5], [9, 10]])
+
+
+# The benchmark behind README's table.
+
+
+@pytest.fixture
+def gain(example, examples, monkeypatch):
+    monkeypatch.syspath_prepend(str(examples.parent / "benchmarks"))
+    return example("weight_drop_gain")
+
+
+def test_table_chooses_the_learning_rate_on_validation(gain):
+    runs = [
+        {"cell": cell, "learning_rate": rate, "valid": valid, "test": test}
+        for cell, rate, valid, test in (
+            ("lstm", 1e-3, 60.0, 70.0),
+            ("lstm", 1e-3, 62.0, 74.0),
+            ("lstm", 2e-3, 60.5, 1.0),  # lowest on test, but not chosen
+            ("lstm", 2e-3, 62.5, 1.0),
+            ("weight_drop", 1e-3, 60.0, 1.0),
+            ("weight_drop", 1e-3, 60.0, 1.0),
+            ("weight_drop", 2e-3, 50.0, 55.0),
+            ("weight_drop", 2e-3, 52.0, 57.0),
+        )
+    ]
+    *_, lstm, weight_drop = gain.table({"runs": runs}).splitlines()
+    assert lstm == (
+        "| `LSTMCell` | 0.001 | 61.00 ± 1.41 | 72.00 ± 2.83 | 70.00 to 74.00 |"
+    )
+    assert weight_drop == (
+        "| `WeightDropLSTMCell` | 0.002 | 51.00 ± 1.41 | 56.00 ± 1.41 "
+        "| 55.00 to 57.00 |"
+    )
+
+
+def test_benchmark_makes_no_run_twice(
+    gain, text_file, tmp_path, capsys, monkeypatch
+):
+    made = []
+
+    def measure(kind, flags, corpus):
+        if len(made) == 7:
+            raise KeyboardInterrupt
+        made.append((kind, flags.learning_rate, flags.seed))
+        return {
+            "cell": kind,
+            "learning_rate": flags.learning_rate,
+            "seed": flags.seed,
+            "valid": 1.0,
+            "test": float(len(made)),
+        }
+
+    monkeypatch.setattr(gain, "measure", measure)
+    argv = [f"--json={tmp_path / 'gain.json'}", f"--data={text_file}"]
+    with pytest.raises(KeyboardInterrupt):
+        gain.main(argv)
+    made.append("interrupted")
+    assert gain.main(argv) == 0
+    made.remove("interrupted")
+    runs = len(gain.LEARNING_RATES) * len(gain.SEEDS) * 2
+    assert len(made) == len(set(made)) == runs
+    assert len(read(tmp_path / "gain.json")["runs"]) == runs
+    assert "| `WeightDropLSTMCell` |" in capsys.readouterr().out
+    assert gain.main(argv + ["--units=9"]) == 2
+    assert "must hold results of the same settings" in capsys.readouterr().err
