@@ -32,6 +32,7 @@ if _version not in _TESTED:
         stacklevel=2,
     )
 
+from awd_lstm_tf import quantization, tflite  # noqa: E402
 from awd_lstm_tf.embedding import embedding_dropout  # noqa: E402
 from awd_lstm_tf.masks import mask_summaries  # noqa: E402
 from awd_lstm_tf.nt_asgd import NTASGDOptimizer  # noqa: E402
@@ -49,5 +50,7 @@ __all__ = [
     "activation_regularization",
     "embedding_dropout",
     "mask_summaries",
+    "quantization",
     "temporal_activation_regularization",
+    "tflite",
 ]

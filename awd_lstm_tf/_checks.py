@@ -309,6 +309,13 @@ def assignable(name, variable):
     return variable
 
 
+_MODEL_TYPES = {
+    "inputs": (tf.float32, tf.int32, tf.int64),
+    "outputs": (tf.float32,),
+    "states": (tf.float32,),
+}
+
+
 def model_ends(inputs, outputs, states):
     """The tensors that a TFLite model begins and ends with."""
     for argument, tensors in (
@@ -318,6 +325,13 @@ def model_ends(inputs, outputs, states):
     ):
         for tensor in tensors:
             _model_end(argument, tensor)
+            if tensor.dtype not in _MODEL_TYPES[argument]:
+                kinds = _MODEL_TYPES[argument]
+                names = " or ".join(kind.name for kind in kinds)
+                raise TypeError(
+                    f"`{argument}` must be of dtype {names}, got "
+                    f"'{tensor.op.name}' of {tensor.dtype.name}."
+                )
     if not outputs + states:
         raise ValueError("`outputs` must not be empty, got [].")
     if states and inputs and inputs[0].shape.as_list()[1:] == []:
@@ -415,6 +429,15 @@ def ranged_weights(name, has_range):
     """Weights with fake quant."""
     if not has_range:
         raise ValueError(f"The weights '{name}' have no range: {_REWRITE}.")
+
+
+def narrow_range(name, narrow):
+    """Weights whose range is symmetric, or TFLite gets the product wrong."""
+    if not narrow:
+        raise ValueError(
+            f"The fake quant '{name}' of weights must have narrow_range=True, "
+            "got False."
+        )
 
 
 def ranged_input(name, has_range):

@@ -135,8 +135,7 @@ class IntegerGraph(object):
 
     def _check(self, op):
         if op.type == "MatMul":
-            ranged = op.inputs[1] not in self._constants
-            _checks.ranged_weights(op.inputs[1].op.name, ranged)
+            self._check_weights(op.inputs[1])
         if op.type in _RANGED:
             _checks.ranged(op.name, op.type, self._is_ranged(op))
         if op.type in _RELU:
@@ -146,6 +145,12 @@ class IntegerGraph(object):
             self._check_built_in_range(op)
         if op.type in _ELEMENTWISE:
             self._check_sizes(op)
+
+    def _check_weights(self, weights):
+        name = weights.op.name
+        _checks.ranged_weights(name, weights not in self._constants)
+        if weights.op.type in _FAKE_QUANT:
+            _checks.narrow_range(name, weights.op.get_attr("narrow_range"))
 
     def _users(self, op):
         return [user for user in _consumers(op) if user in self._members]

@@ -322,7 +322,7 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         if self._mask.active and self._num_proj is not None:
             # `tf.contrib.quantize` takes a projection and what follows it for a
             # layer of its own, but knows nothing of a split.
-            output, = tf.split(output, 1, axis=1)
+            (output,) = tf.split(output, 1, axis=1)
             if self._state_is_tuple:
                 state = tf.nn.rnn_cell.LSTMStateTuple(state.c, output)
         return output, state

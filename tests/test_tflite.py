@@ -482,6 +482,24 @@ def test_range_of_sigmoid_is_built_in(make_step):
     refused(step, "range of 'gate' .* must be \\[0.0, 0.99", outputs=[output])
 
 
+def test_weights_must_be_symmetric(make_step):
+    step = make_step()
+    weights = tf.fake_quant_with_min_max_args(
+        tf.ones([16, 2]), -1, 1, name="wide"
+    )
+    output = tf.fake_quant_with_min_max_args(
+        tf.matmul(step.new_h, weights), -1, 1
+    )
+    refused(step, "'wide' of weights must have narrow_range", outputs=[output])
+
+
+def test_inputs_must_be_ids_or_floats(make_step):
+    step = make_step()
+    more = tf.placeholder(tf.float64, [1], name="more")
+    with pytest.raises(TypeError, match="int64, got 'more' of float64"):
+        tflite.convert(step.session, [more], [step.new_h], [])
+
+
 def test_relu_must_follow_an_op_it_is_computed_with(make_step):
     step = make_step()
     output = tf.fake_quant_with_min_max_args(
