@@ -22,7 +22,7 @@ CLIP_NORM = 1.0  # of the gradient
 
 
 class DivergedError(Exception):
-    """The gradient is no longer finite."""
+    """Training has come to numbers that are not finite."""
 
 
 def minimise(loss, learning_rate):
@@ -44,6 +44,12 @@ def minimise(loss, learning_rate):
         zip(gradients, weights), tf.train.get_or_create_global_step()
     )
     return train_op, norm
+
+
+def perplexity(loss, tokens):
+    """exp(mean of -log(probability)), from the sum over a number of tokens."""
+    with np.errstate(over="ignore"):  # infinite, when it is
+        return float(np.exp(loss / tokens))
 
 
 class Trainer(object):
@@ -212,10 +218,7 @@ class Trainer(object):
         try:
             loss, _, _, *summaries = self.session.run(fetches, feeds)
         except tf.errors.InvalidArgumentError as error:
-            raise DivergedError(
-                f"the gradient is not finite at step {step}. Lower "
-                f"`--learning-rate`, got {self.progress['learning_rate']}."
-            ) from error
+            raise self._diverged("the gradient") from error
         for summary in summaries:
             self.writer.add_summary(summary, step)
         self.progress["step"] += 1
@@ -224,16 +227,19 @@ class Trainer(object):
     def _finish_epoch(self):
         """Evaluates, keeps the best, lowers the learning rate, saves."""
         progress = self.progress
+        held_out = self.evaluate(self.corpus.valid)
+        if not np.isfinite(held_out):
+            raise self._diverged("the held-out perplexity")
         point = {
             "train": self._train_perplexity(),
-            "held_out": self.evaluate(self.corpus.valid),
+            "held_out": held_out,
             "learning_rate": progress["learning_rate"],
         }
         update = {"curve": progress["curve"] + [point], "epoch_loss": 0.0}
         best = progress["best"]
-        if best is None or point["held_out"] < best["held_out"]:
+        if best is None or held_out < best["held_out"]:
             update["best"] = {
-                "held_out": point["held_out"],
+                "held_out": held_out,
                 "epoch": len(update["curve"]),
                 "checkpoint": f"step-{progress['step']}",
             }
@@ -245,7 +251,13 @@ class Trainer(object):
 
     def _train_perplexity(self):
         tokens = sum(inputs.size for inputs, _ in self.windows)
-        return float(np.exp(self.progress["epoch_loss"] / tokens))
+        return perplexity(self.progress["epoch_loss"], tokens)
+
+    def _diverged(self, what):
+        return DivergedError(
+            f"{what} is not finite at step {self.progress['step']}. Lower "
+            f"`--learning-rate`, got {self.progress['learning_rate']}."
+        )
 
     def _summarise(self, point):
         """Shows one epoch's perplexities in TensorBoard."""
@@ -260,7 +272,7 @@ class Trainer(object):
     # What the model has learnt.
 
     def evaluate(self, ids):
-        """Perplexity: exp(mean of -log(probability of the next token))."""
+        """Perplexity of the model on a text, with weight drop off."""
         model, total, tokens = self.held_out, 0.0, 0
         self.session.run(model.reset_state)
         for inputs, targets in text_data.windows(
@@ -272,7 +284,7 @@ class Trainer(object):
             )
             total += float(loss) * inputs.size
             tokens += inputs.size
-        return float(np.exp(total / tokens))
+        return perplexity(total, tokens)
 
     def sample(self, length):
         """Writes text.
