@@ -99,9 +99,10 @@ both_triggers = pytest.mark.parametrize("trigger", ["iclr", "arxiv"])
 # The algorithm
 
 
-@both_kinds
 @both_triggers
-@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+@pytest.mark.parametrize(
+    "dtype, use_resource", [(tf.float32, True), (tf.float64, False)]
+)
 def test_averages_are_those_of_the_paper(
     open_session, dtype, trigger, use_resource
 ):
@@ -156,13 +157,10 @@ def test_triggers_by_hand():
     assert trigger_check([1] * 9, 1, "arxiv") is None
 
 
-@both_kinds
 @both_triggers
 @pytest.mark.parametrize("n", [1, 2, 5])
-def test_triggers_on_random_losses(open_session, n, trigger, use_resource):
-    fed = Fed(
-        open_session(), tf.float32, use_resource, nonmono=n, trigger=trigger
-    )
+def test_triggers_on_random_losses(open_session, n, trigger):
+    fed = Fed(open_session(), nonmono=n, trigger=trigger)
     initialize = tf.global_variables_initializer()
     random = np.random.RandomState(n)
     for _ in range(15):
@@ -210,13 +208,9 @@ def test_sparse_gradients_and_learning_rate_from_a_function(
     assert paper.start == 3
 
 
-@both_kinds
-def test_averages_are_of_constrained_weights(open_session, use_resource):
+def test_averages_are_of_constrained_weights(open_session):
     w = tf.get_variable(
-        "w",
-        initializer=[5.0],
-        constraint=lambda w: tf.maximum(w, 3.0),
-        use_resource=use_resource,
+        "w", initializer=[5.0], constraint=lambda w: tf.maximum(w, 3.0)
     )
     optimizer = NTASGDOptimizer(1.0)
     train_op = optimizer.apply_gradients([(tf.ones([1]), w)])
@@ -277,9 +271,8 @@ def test_swap_keeps_every_bit(open_session):
     assert fed.values()[1].tobytes() == average.tobytes()
 
 
-@both_kinds
-def test_swap_before_averaging_shows_the_weights(open_session, use_resource):
-    fed = Fed(open_session(), use_resource=use_resource)
+def test_swap_before_averaging_shows_the_weights(open_session):
+    fed = Fed(open_session())
     restored = np.full([2, 3], 7.0)  # from elsewhere; no step was taken yet
     fed.weights.load(restored, fed.session)
     with fed.optimizer.averaged(fed.session):
@@ -324,10 +317,9 @@ def test_training_while_swapped_fails(open_session):
 # Fine-tuning
 
 
-@both_kinds
 @pytest.mark.parametrize("swapped", [False, True])
-def test_restart(open_session, swapped, use_resource):
-    fed = Fed(open_session(), use_resource=use_resource, nonmono=1)
+def test_restart(open_session, swapped):
+    fed = Fed(open_session(), nonmono=1)
     _, average = fed.train_until_averaging()
     if swapped:
         fed.session.run(fed.optimizer.swap_in)
@@ -542,8 +534,9 @@ def worse_and_worse(step):
     return 1.0 + (step - 2.0) ** 2
 
 
-@both_kinds
-@pytest.mark.parametrize("swapping", [False, True])
+@pytest.mark.parametrize(
+    "swapping, use_resource", [(False, False), (True, True)]
+)
 def test_killed_at_any_step_and_resumed_ends_bit_equal(
     open_session, tmp_path, swapping, use_resource
 ):
@@ -567,12 +560,12 @@ def test_killed_at_any_step_and_resumed_ends_bit_equal(
 
     whole = open_session()
     whole.run(initialize)
-    expected, paths = train(whole, 0, 12, save=True)
+    expected, paths = train(whole, 0, 9, save=True)
     names = [v.op.name for v in tf.global_variables()]
+    resumed = open_session()  # one for all, as starting them takes long
     for step, path in enumerate(paths):
-        resumed = open_session()
         saver.restore(resumed, path)
-        values, _ = train(resumed, step, 12)
+        values, _ = train(resumed, step, 9)
         for name, value, other in zip(names, values, expected):
             assert np.array_equal(value, other), (step, name)
 
@@ -637,7 +630,7 @@ def test_monitored_session_killed_and_resumed(tmp_path):
     expected, validated = monitored(tmp_path / "whole")
     assert validated == [2, 4, 6, 8]
     assert expected["NTASGD/trigger_step"] == 6
-    for kill_at, resumed in [(1, [2, 4, 6, 8]), (4, [4, 6, 8]), (7, [6, 8])]:
+    for kill_at, resumed in [(4, [4, 6, 8]), (7, [6, 8])]:
         folder = tmp_path / str(kill_at)
         with pytest.raises(KeyboardInterrupt):
             monitored(folder, kill_at)
