@@ -184,7 +184,7 @@ def test_model_is_the_integer_reference(make_step, form):
 
 
 @pytest.mark.parametrize(
-    "depth, units, scale", [(64, 64, 0.4), (20, 256, 0.1), (6, 16, 3.0)]
+    "depth, units, scale", [(64, 64, 0.4), (20, 256, 0.1), (6, 64, 3.0)]
 )
 def test_model_is_the_integer_reference_at_other_sizes(
     make_step, depth, units, scale
