@@ -431,6 +431,19 @@ def ranged_weights(name, has_range):
         raise ValueError(f"The weights '{name}' have no range: {_REWRITE}.")
 
 
+def fake_quant(name, low, high, bits):
+    """A grid that TFLite's integers can hold."""
+    if bits not in (8, 16):
+        raise ValueError(
+            f"The fake quant '{name}' must have 8 or 16 bits, got {bits}."
+        )
+    if not low < high:
+        raise ValueError(
+            f"The range of the fake quant '{name}' must not be empty, got "
+            f"[{low}, {high}]: train with it first."
+        )
+
+
 def narrow_range(name, narrow):
     """Weights whose range is symmetric, or TFLite gets the product wrong."""
     if not narrow:

@@ -134,6 +134,8 @@ class IntegerGraph(object):
     # -- The check of each op
 
     def _check(self, op):
+        if op.type in _FAKE_QUANT:
+            _checks.fake_quant(op.name, *self._range(op))
         if op.type == "MatMul":
             self._check_weights(op.inputs[1])
         if op.type in _RANGED:

@@ -493,6 +493,24 @@ def test_weights_must_be_symmetric(make_step):
     refused(step, "'wide' of weights must have narrow_range", outputs=[output])
 
 
+@pytest.mark.parametrize(
+    "grid, match",
+    [
+        (dict(num_bits=4), "must have 8 or 16 bits, got 4"),
+        (dict(max=-2.0), "must not be empty, got \\[-1.0, -2.0\\]"),
+    ],
+    ids=str,
+)
+def test_grids_must_be_tflites(make_step, grid, match):
+    step = make_step()
+    grid = {"min": -1.0, "max": 1.0, **grid}
+    ends = [tf.constant(grid.pop(end)) for end in ("min", "max")]
+    output = tf.fake_quant_with_min_max_vars(
+        step.new_h + step.new_h, *ends, **grid
+    )
+    refused(step, match, outputs=[output])
+
+
 def test_inputs_must_be_ids_or_floats(make_step):
     step = make_step()
     more = tf.placeholder(tf.float64, [1], name="more")
