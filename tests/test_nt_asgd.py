@@ -292,6 +292,16 @@ def test_averaging_that_starts_while_swapped(open_session):
     assert np.array_equal(average, fed.first - 3.5 * 0.5)
 
 
+def test_averaging_starts_with_the_weights_as_they_are(open_session):
+    fed = Fed(open_session(), nonmono=1)
+    fed.step(np.ones([2, 3]))
+    assigned = np.full([2, 3], 7.0)  # by something else than the train op
+    fed.weights.load(assigned, fed.session)
+    for loss in [1.0, 2.0, 3.0]:
+        fed.report(loss)
+    assert np.array_equal(fed.values(), [assigned, assigned])
+
+
 def test_weights_come_back_when_evaluation_fails(open_session):
     fed = Fed(open_session(), nonmono=1)
     before = fed.train_until_averaging()
@@ -505,6 +515,23 @@ def test_swapping_saver_of_some_variables(trained, tmp_path):
     assert tf.train.list_variables(path) == [("w", [2, 3])]
     _, average = trained.before
     assert np.array_equal(tf.train.load_variable(path, "w"), average)
+
+
+def test_swapping_saver_saves_iterators(open_session, tmp_path):
+    dataset = tf.data.Dataset.range(9)
+    iterator = tf.data.make_one_shot_iterator(dataset)
+    item = iterator.get_next()
+    tf.add_to_collection(
+        tf.GraphKeys.SAVEABLE_OBJECTS,
+        tf.data.experimental.make_saveable_from_iterator(iterator),
+    )
+    fed = Fed(open_session())
+    saver = fed.optimizer.swapping_saver()
+    assert fed.session.run([item, item]) == [0, 0]
+    path = saver.save(fed.session, str(tmp_path / "model"))
+    assert [fed.session.run(item) for _ in range(3)] == [1, 2, 3]
+    saver.restore(fed.session, path)
+    assert fed.session.run(item) == 1
 
 
 # Killed and resumed
