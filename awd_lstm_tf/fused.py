@@ -22,6 +22,7 @@ need, whose blocks of `batch` rows are the steps.
 
 import collections
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import gen_math_ops
 from tensorflow.python.ops import gen_nn_ops
@@ -40,7 +41,23 @@ _LONGEST_UNROLLED = 100
 # Loops over time
 
 
-def _scan(step, carry, sequences, time, depths, reverse=False):
+class _Steps(object):
+    """The time and batch size of `inputs`, `[time, batch, depth]`."""
+
+    def __init__(self, inputs):
+        self._sizes = [
+            static if static is not None else tf.shape(inputs)[axis]
+            for axis, static in enumerate(inputs.shape.as_list()[:2])
+        ]
+        self.time = self._sizes[0]
+        self.known = not _checks.is_tensor(self.time)
+
+    def by_time(self, rows):
+        """Rows as `[time, batch, depth]`; what is left of a shape stays."""
+        # No -1 for a size: where there are no elements, it cannot be told.
+        return tf.reshape(rows, self._sizes + rows.shape.as_list()[1:])
+
+def _scan(step, carry, sequences, steps, depths, reverse=False):
     """Runs `step` over time, first to last or, with `reverse`, last to first.
 
     Args:
@@ -49,7 +66,7 @@ def _scan(step, carry, sequences, time, depths, reverse=False):
         outputs, `[batch, depth]`.
       carry: list of tensors, for the first step.
       sequences: list of rows.
-      time: int or scalar tensor, the number of steps.
+      steps: `_Steps`.
       depths: list of ints, the depths of the outputs to keep. An unrolled loop
         keeps all: what nobody uses is not computed there.
       reverse: bool.
@@ -57,9 +74,9 @@ def _scan(step, carry, sequences, time, depths, reverse=False):
     Returns:
       The last carry, and the outputs as rows, in the order of time.
     """
-    if not _checks.is_tensor(time) and 0 < time <= _LONGEST_UNROLLED:
-        return _unrolled(step, carry, sequences, time, reverse)
-    return _looped(step, carry, sequences, time, depths, reverse)
+    if steps.known and 0 < steps.time <= _LONGEST_UNROLLED:
+        return _unrolled(step, carry, sequences, steps.time, reverse)
+    return _looped(step, carry, sequences, steps, depths, reverse)
 
 
 def _unrolled(step, carry, sequences, time, reverse):
@@ -73,9 +90,13 @@ def _unrolled(step, carry, sequences, time, reverse):
     return carry, [tf.concat(rows, 0) for rows in zip(*outputs)]
 
 
-def _looped(step, carry, sequences, time, depths, reverse):
+def _looped(step, carry, sequences, steps, depths, reverse):
+    time = steps.time
     shapes = [part.shape for part in carry]
-    reads = [_array_of(rows, time) for rows in sequences]
+    reads = [
+        tf.TensorArray(rows.dtype, time).unstack(steps.by_time(rows))
+        for rows in sequences
+    ]
     writes = [
         tf.TensorArray(carry[0].dtype, time, element_shape=[None, depth])
         for depth in depths
@@ -100,12 +121,8 @@ def _looped(step, carry, sequences, time, depths, reverse):
     return carry, [array.concat() for array in writes]
 
 
-def _array_of(rows, time):
-    count = tf.shape(rows)[0] // tf.maximum(time, 1)
-    shape = tf.concat([[time, count], tf.shape(rows)[1:]], 0)
-    steps = tf.reshape(rows, shape)
-    steps.set_shape([None, None] + rows.shape[1:].as_list())
-    return tf.TensorArray(rows.dtype, time).unstack(steps)
+def _rows(by_time):
+    return tf.reshape(by_time, [-1, by_time.shape[2].value])
 
 
 # ---------------------------------------------------------------------------
@@ -132,20 +149,17 @@ class _Sequence(object):
     """
 
     def __init__(self, inputs, weights, state, forget_bias, cell_clip, alive):
-        self._shape, self._static_shape = tf.shape(inputs), inputs.shape
+        self._steps = _Steps(inputs)
         depth = inputs.shape[2].value
         self._alive = alive
         # Whatever padding holds, NaN even, does not come into products.
-        self._inputs = self._if_alive(tf.reshape(inputs, [-1, depth]), 0)
+        self._inputs = self._if_alive(_rows(inputs), 0)
         self._input_kernel = weights.kernel[:depth]
         self._recurrent_kernel = weights.kernel[depth:]
         self._bias, self._peepholes = weights.bias, weights.peepholes
         self._state = state
         self._forget_bias, self._cell_clip = forget_bias, cell_clip
         self._units = state[0].shape[1].value
-        self._time = inputs.shape[0].value
-        if self._time is None:
-            self._time = self._shape[0]
 
     # Forward
 
@@ -165,30 +179,29 @@ class _Sequence(object):
             sequences.append(self._alive)
         depths = [self._units] * (len(_Saved._fields) if save else 1)
         (c, h), rows = _scan(
-            self._step, list(self._state), sequences, self._time, depths
+            self._step, list(self._state), sequences, self._steps, depths
         )
-        outputs = self._by_time(self._if_alive(rows[0], 0), self._units)
+        outputs = self._steps.by_time(self._if_alive(rows[0], 0))
         saved = _Saved(*rows) if len(rows) > 1 else None
         return outputs, c, h, saved
 
     def _projected_inputs(self):
-        units = self._units
-        offset = [0.0] * (2 * units) + [self._forget_bias] * units + [0.0] * units
-        bias = self._bias + tf.constant(offset, self._bias.dtype)
+        offsets = np.repeat([0.0, 0.0, self._forget_bias, 0.0], self._units)
+        bias = self._bias + tf.constant(offsets, self._bias.dtype)
         return tf.nn.bias_add(tf.matmul(self._inputs, self._input_kernel), bias)
 
     def _step(self, state, parts):
         c_prev, h_prev = state
         gates = parts[0] + tf.matmul(h_prev, self._recurrent_kernel)
         i, j, f, o = tf.split(gates, 4, 1)  # input, new input, forget, output
-        if self._peepholes is not None:
+        if self._peepholes:
             i += self._peepholes.i * c_prev
             f += self._peepholes.f * c_prev
         i, j, f = tf.sigmoid(i), tf.tanh(j), tf.sigmoid(f)
         c = f * c_prev + i * j
         if self._cell_clip is not None:
             c = tf.clip_by_value(c, -self._cell_clip, self._cell_clip)
-        if self._peepholes is not None:
+        if self._peepholes:
             o += self._peepholes.o * c
         o = tf.sigmoid(o)
         h = o * tf.tanh(c)
@@ -197,22 +210,16 @@ class _Sequence(object):
             h = tf.where(parts[1], h, h_prev)
         return [c, h], _Saved(h, c, i, j, f, o)
 
-    def _by_time(self, rows, depth):
-        # No -1 for a size: where there are no elements, it cannot be told.
-        result = tf.reshape(rows, [self._shape[0], self._shape[1], depth])
-        result.set_shape(self._static_shape[:2].concatenate(depth))
-        return result
-
     def _if_alive(self, rows, otherwise):
         if self._alive is None:
             return rows
-        filled = tf.zeros_like(rows) + otherwise
-        return tf.where(self._alive, rows, filled)
+        others = tf.fill(tf.shape(rows), tf.cast(otherwise, rows.dtype))
+        return tf.where(self._alive, rows, others)
 
     # Backward
 
     def backward(self, saved, d_outputs, d_state):
-        """Gradients of inputs, kernel, bias, peepholes, c and h.
+        """Gradients of inputs, kernel, bias, first c and h, and peepholes.
 
         Args:
           saved: `_Saved`.
@@ -224,20 +231,19 @@ class _Sequence(object):
         d_gates, d_c, d_h = self._d_gates(saved, c_prev, d_outputs, d_state)
         stacked = tf.concat([self._inputs, h_prev], 1)
         d_inputs = tf.matmul(d_gates, self._input_kernel, transpose_b=True)
-        return (
-            tf.reshape(d_inputs, self._shape),
+        return [
+            self._steps.by_time(d_inputs),
             tf.matmul(stacked, d_gates, transpose_a=True),
             gen_nn_ops.bias_add_grad(d_gates),
-            self._d_peepholes(saved, c_prev, d_gates),
             d_c,
             d_h,
-        )
+        ] + self._d_peepholes(saved, c_prev, d_gates)
 
     def _shifted(self, first, rows):
         return tf.concat([first, rows], 0)[: tf.shape(rows)[0]]
 
     def _d_gates(self, saved, c_prev, d_outputs, d_state):
-        d_outputs = tf.reshape(d_outputs, [-1, self._units])
+        d_outputs = _rows(d_outputs)
         sequences = [self._if_alive(d_outputs, 0)]
         sequences += self._local_derivatives(saved, c_prev)
         if self._alive is not None:
@@ -255,7 +261,7 @@ class _Sequence(object):
             return [d_c * parts[3], d_h_prev], [d_gates]
 
         (d_c, d_h), (d_gates,) = _scan(
-            step, d_state, sequences, self._time, [4 * self._units], True
+            step, d_state, sequences, self._steps, [4 * self._units], True
         )
         return d_gates, d_c, d_h
 
@@ -275,7 +281,7 @@ class _Sequence(object):
             inside = tf.cast(inside, c.dtype)
             d_i, d_j, d_f = d_i * inside, d_j * inside, d_f * inside
             carried *= inside
-        if self._peepholes is not None:
+        if self._peepholes:
             from_h += d_o * self._peepholes.o
             carried += d_i * self._peepholes.i + d_f * self._peepholes.f
         local = tf.concat([d_i, d_j, d_f, d_o], 1)
@@ -286,7 +292,7 @@ class _Sequence(object):
         ]
 
     def _d_peepholes(self, saved, c_prev, d_gates):
-        if self._peepholes is None:
+        if not self._peepholes:
             return []
         d_i, _, d_f, d_o = tf.split(d_gates, 4, 1)
         products = [d_i * c_prev, d_f * c_prev, d_o * saved.c]
@@ -313,19 +319,14 @@ def _run(inputs, weights, state, save, **settings):
 
     @tf.custom_gradient
     def run(inputs, kernel, bias, c, h, *peepholes):
-        weights = _Weights(kernel, bias, _Peepholes(*peepholes) if peepholes else None)
+        weights = _Weights(kernel, bias, peepholes and _Peepholes(*peepholes))
         sequence = _Sequence(inputs, weights, (c, h), **settings)
         outputs, last_c, last_h, saved = sequence.forward(save)
 
         def gradient(d_outputs, d_c, d_h):
             known = saved or sequence.forward(True)[-1]
-            d_state = [d_c, d_h]
-            d_inputs, d_kernel, d_bias, d_peepholes, d_c, d_h = sequence.backward(
-                known, d_outputs, d_state
-            )
-            return _differentiated_once(
-                d_inputs, d_kernel, d_bias, d_c, d_h, *d_peepholes
-            )
+            gradients = sequence.backward(known, d_outputs, [d_c, d_h])
+            return _differentiated_once(*gradients)
 
         return (outputs, last_c, last_h), gradient
 

@@ -21,6 +21,7 @@ tf.compat.v1.logging.set_verbosity("ERROR")
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 
 import awd_lstm_tf  # noqa: E402
+import awd_lstm_tf.fused  # noqa: E402
 
 Size = collections.namedtuple("Size", "batch time depth units")
 
@@ -107,7 +108,7 @@ def cell_standard(inputs, size, is_train):
 
 def _fused(inputs, size, is_train, **arguments):
     layer = _weight_drop(
-        awd_lstm_tf.WeightDropLSTMBlockFusedCell,
+        awd_lstm_tf.fused.WeightDropLSTMBlockFusedCell,
         size,
         is_train,
         use_vd=True,
@@ -132,7 +133,7 @@ def fused_recurrent_only(inputs, size, is_train):
 
 
 def fused_off(inputs, size, is_train):
-    layer = awd_lstm_tf.WeightDropLSTMBlockFusedCell(
+    layer = awd_lstm_tf.fused.WeightDropLSTMBlockFusedCell(
         size.units, is_train=is_train
     )
     return layer(inputs, dtype=tf.float32)[0]
