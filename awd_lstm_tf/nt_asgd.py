@@ -199,14 +199,15 @@ class NTASGDOptimizer(tf.train.GradientDescentOptimizer):
 
     def _update_average(self, var, average, averaging, later_steps):
         # mean(w[T], ..., w[k]) from the mean before it, of k - T weights.
-        weights, mean = var.read_value(), average.read_value()
-        count = tf.cast(later_steps + 1, mean.dtype)
-        value = tf.cond(
-            averaging,
-            lambda: mean + (weights - mean) / count,
-            lambda: weights,
-        )
-        return average.assign(value, self._use_locking, read_value=False)
+        with _beside(var):
+            weights, mean = var.read_value(), average.read_value()
+            count = tf.cast(later_steps + 1, mean.dtype)
+            value = tf.cond(
+                averaging,
+                lambda: mean + (weights - mean) / count,
+                lambda: weights,
+            )
+            return average.assign(value, self._use_locking, read_value=False)
 
     def _say_if_never_validated(self, steps):
         never = tf.equal(self._state.checks.read_value(), 0)
@@ -246,8 +247,9 @@ class NTASGDOptimizer(tf.train.GradientDescentOptimizer):
     def swap_in(self):
         """The op that lets weights and averages change places.
 
-        For evaluation on the averages. Run again, it does nothing; nor does it
-        before averaging has started. Until `swap_out` is run, training fails.
+        For evaluation on the averages. Run again, it does nothing. Before
+        averaging has started, the weights stay what they are. Until `swap_out`
+        is run, training fails.
         """
         return self._ops_of(tf.get_default_graph(), "swap_in").swap_in
 
@@ -271,11 +273,12 @@ class NTASGDOptimizer(tf.train.GradientDescentOptimizer):
         # the one would show in the other.
         moves = []
         for var, average in self._pairs():
-            pair = tf.stack([var.read_value(), average.read_value()])
-            moves += [
-                var.assign(pair[weights_from], read_value=False),
-                average.assign(pair[average_from], read_value=False),
-            ]
+            with _beside(var):
+                pair = tf.stack([var.read_value(), average.read_value()])
+                moves += [
+                    var.assign(pair[weights_from], read_value=False),
+                    average.assign(pair[average_from], read_value=False),
+                ]
         return moves
 
     def _assign(self, **values):
@@ -599,6 +602,11 @@ def _run(session, fetches, feed_dict=None):
     return session.run_step_fn(
         lambda step_context: step_context.session.run(fetches, feed_dict)
     )
+
+
+def _beside(var):
+    # On a parameter server, the weights need not travel.
+    return tf.get_default_graph().colocate_with(var.op)
 
 
 def _index(condition):
