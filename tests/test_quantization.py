@@ -588,7 +588,7 @@ def test_dropped_kernel_is_rounded_in_a_wider_range(open_session):
             "`activation` must be tanh with `is_quant`, got relu",
         ),
     ],
-    ids=str,
+    ids=["delay", "delay_type", "is_quant", "activation"],
 )
 def test_bad_arguments(arguments, error, match):
     with pytest.raises(error, match=match):
