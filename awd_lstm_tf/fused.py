@@ -24,12 +24,9 @@ import collections
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops import gen_math_ops
-from tensorflow.python.ops import gen_nn_ops
+from tensorflow.python.ops import gen_math_ops, gen_nn_ops
 
-from awd_lstm_tf import _checks
-from awd_lstm_tf import masks
-from awd_lstm_tf import weight_drop_lstm
+from awd_lstm_tf import _checks, masks, weight_drop_lstm
 
 # A loop over time of known length is unrolled up to this length: a step then
 # costs no loop ops, which is a quarter of it at 200 units. Longer ones would
@@ -56,6 +53,7 @@ class _Steps(object):
         """Rows as `[time, batch, depth]`; what is left of a shape stays."""
         # No -1 for a size: where there are no elements, it cannot be told.
         return tf.reshape(rows, self._sizes + rows.shape.as_list()[1:])
+
 
 def _scan(step, carry, sequences, steps, depths, reverse=False):
     """Runs `step` over time, first to last or, with `reverse`, last to first.
@@ -91,7 +89,10 @@ def _unrolled(step, carry, sequences, time, reverse):
 
 
 def _looped(step, carry, sequences, steps, depths, reverse):
-    time = steps.time
+    # In the gradient of a user's loop this is where the number of steps comes
+    # over from the forward pass: it cannot do so in the loop below
+    # (test_fused.py::test_in_a_users_loop).
+    time = tf.identity(steps.time)
     shapes = [part.shape for part in carry]
     reads = [
         tf.TensorArray(rows.dtype, time).unstack(steps.by_time(rows))
@@ -317,14 +318,20 @@ def _run(inputs, weights, state, save, **settings):
     """Outputs, c and h of a sequence, with the gradient of `_Sequence`."""
     peepholes = list(weights.peepholes or [])
 
-    @tf.custom_gradient
-    def run(inputs, kernel, bias, c, h, *peepholes):
+    def sequence_of(inputs, kernel, bias, c, h, *peepholes):
         weights = _Weights(kernel, bias, peepholes and _Peepholes(*peepholes))
-        sequence = _Sequence(inputs, weights, (c, h), **settings)
+        return _Sequence(inputs, weights, (c, h), **settings)
+
+    @tf.custom_gradient
+    def run(*tensors):
+        sequence = sequence_of(*tensors)
         outputs, last_c, last_h, saved = sequence.forward(save)
 
         def gradient(d_outputs, d_c, d_h):
-            known = saved or sequence.forward(True)[-1]
+            known = saved
+            if known is None:
+                here = [tf.identity(tensor) for tensor in tensors]
+                known = sequence_of(*here).forward(True)[-1]
             gradients = sequence.backward(known, d_outputs, [d_c, d_h])
             return _differentiated_once(*gradients)
 

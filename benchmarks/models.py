@@ -127,9 +127,7 @@ def fused_auto_update(inputs, size, is_train):
 
 
 def fused_recurrent_only(inputs, size, is_train):
-    return _fused(
-        inputs, size, is_train, auto_update=True, recurrent_only=True
-    )
+    return _fused(inputs, size, is_train, auto_update=True, recurrent_only=True)
 
 
 def fused_off(inputs, size, is_train):
@@ -185,8 +183,6 @@ def runner(make, threads=0, grappler=True):
     with tf.Graph().as_default() as graph:
         fetch = make()
         initialize = tf.global_variables_initializer()
-    session = tf.Session(
-        graph=graph, config=session_config(threads, grappler)
-    )
+    session = tf.Session(graph=graph, config=session_config(threads, grappler))
     session.run(initialize)
     return session.make_callable(fetch)

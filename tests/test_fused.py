@@ -1,0 +1,557 @@
+"""WeightDropLSTMBlockFusedCell against stock LSTMCell in dynamic_rnn."""
+
+import copy
+
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+
+from awd_lstm_tf import WeightDropLSTMCell, fused
+from awd_lstm_tf.fused import WeightDropLSTMBlockFusedCell
+
+TIME, BATCH, DEPTH, UNITS = 4, 3, 5, 6
+
+# Arguments of the layer, and those of LSTMCell that mean the same.
+ARGUMENTS = {
+    "default": ({}, {}),
+    "forget_bias": (dict(forget_bias=-0.5), dict(forget_bias=-0.5)),
+    "peephole": (dict(use_peephole=True), dict(use_peepholes=True)),
+    "cell_clip": (dict(cell_clip=0.3), dict(cell_clip=0.3)),
+    "all": (
+        dict(use_peephole=True, cell_clip=0.3, forget_bias=0.0),
+        dict(use_peepholes=True, cell_clip=0.3, forget_bias=0.0),
+    ),
+}
+LENGTHS = {"whole": None, "ragged": [2, TIME, 0]}
+DROP = dict(weight_drop_kr=0.5, use_vd=True)
+EPSILON = {"float16": 5e-3, "float32": 3e-6, "float64": 1e-12}
+
+
+@pytest.fixture(params=["unrolled", "looped", "unknown"])
+def unrolling(request, monkeypatch):
+    """How the layer gets through time; True where shapes are unknown."""
+    if request.param == "looped":
+        monkeypatch.setattr(fused, "_LONGEST_UNROLLED", 0)
+    return request.param == "unknown"
+
+
+class Problem(object):
+    """Random inputs, state and weights, and a loss that weighs all results."""
+
+    def __init__(self, dtype="float64", unknown=False, time=TIME):
+        random = np.random.RandomState(0)
+
+        def draw(*shape):
+            return random.randn(*shape).astype(dtype)
+
+        self.inputs = self._tensor(draw(time, BATCH, DEPTH), unknown)
+        state = draw(BATCH, UNITS), draw(BATCH, UNITS)
+        self.state = [self._tensor(part, unknown) for part in state]
+        self._kernel = 0.5 * draw(DEPTH + UNITS, 4 * UNITS)
+        self._others = draw(4 * UNITS)
+        self._weights = draw(time, BATCH, UNITS), draw(2, BATCH, UNITS)
+        self.dtype = dtype
+
+    @staticmethod
+    def _tensor(value, unknown):
+        shape = [None] * (value.ndim - 1) + [value.shape[-1]]
+        shape = shape if unknown else value.shape
+        return tf.placeholder_with_default(value, shape)
+
+    def state_tuple(self):
+        return tf.nn.rnn_cell.LSTMStateTuple(*self.state)
+
+    def loss(self, outputs, state):
+        by_outputs, by_state = self._weights
+        return tf.reduce_sum(outputs * by_outputs) + tf.reduce_sum(
+            tf.stack(state) * by_state
+        )
+
+    def values(self, outputs, state, *more, kernel_factor=1.0):
+        """Outputs, state, gradients of everything, and `more`, by name."""
+        weights = {v.op.name.split("/")[-1]: v for v in tf.global_variables()}
+        sources = dict(weights, x=self.inputs, c=self.state[0], h=self.state[1])
+        names = sorted(sources)
+        loss = self.loss(outputs, state)
+        gradients = tf.gradients(loss, [sources[name] for name in names])
+        fetches = dict(zip(names, gradients), outputs=outputs, state=state)
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            for name, variable in weights.items():
+                value = self._others[: variable.shape[0].value]
+                if name == "kernel":
+                    value = self._kernel * kernel_factor
+                variable.load(value, session)
+            results = session.run([fetches] + list(more))
+        return results if more else results[0]
+
+
+def lstm_cell(problem, lengths=None, kernel_factor=1.0, **arguments):
+    """What stock LSTMCell in dynamic_rnn makes of the problem."""
+    cell = tf.nn.rnn_cell.LSTMCell(UNITS, **arguments)
+    outputs, state = tf.nn.dynamic_rnn(
+        cell,
+        problem.inputs,
+        sequence_length=lengths,
+        initial_state=problem.state_tuple(),
+        time_major=True,
+    )
+    return problem.values(outputs, state, kernel_factor=kernel_factor)
+
+
+def stock_values(dtype="float64", **arguments):
+    with tf.Graph().as_default():
+        return lstm_cell(Problem(dtype), **arguments)
+
+
+def layer_of(**arguments):
+    return WeightDropLSTMBlockFusedCell(UNITS, **arguments)
+
+
+def assert_same(have, want, epsilon=1e-12):
+    assert sorted(have) == sorted(want)
+    for name in want:
+        assert oracles.same(have[name], want[name], epsilon), name
+
+
+# ---------------------------------------------------------------------------
+# The same results as LSTMCell's
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=list(LENGTHS))
+@pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=list(ARGUMENTS))
+def test_equals_lstm_cell(arguments, lengths, unrolling):
+    ours, stocks = arguments
+    problem = Problem(unknown=unrolling)
+    results = layer_of(**ours)(
+        problem.inputs, problem.state_tuple(), sequence_length=lengths
+    )
+    assert_same(
+        problem.values(*results), stock_values(lengths=lengths, **stocks)
+    )
+
+
+@pytest.mark.parametrize("dtype", sorted(EPSILON))
+def test_dtypes(dtype):
+    problem = Problem(dtype)
+    results = layer_of()(problem.inputs, problem.state_tuple(), dtype)
+    have = problem.values(*results)
+    assert have["kernel"].dtype == have["outputs"].dtype == dtype
+    assert_same(have, stock_values(dtype), EPSILON[dtype])
+
+
+@pytest.mark.parametrize("recurrent_only", [False, True])
+@pytest.mark.parametrize("auto_update", [False, True])
+def test_equals_lstm_cell_with_the_same_mask(auto_update, recurrent_only):
+    problem = Problem()
+    layer = layer_of(
+        auto_update=auto_update,
+        recurrent_only=recurrent_only,
+        input_size=DEPTH,
+        dtype=tf.float64,
+        seed=1,
+        **DROP,
+    )
+    with tf.control_dependencies(layer.get_vd_update_op()):
+        results = layer(problem.inputs, problem.state_tuple())
+    have, mask = problem.values(*results, layer.mask)
+    assert set(np.unique(mask[DEPTH:])) == {0.0, 2.0}
+    assert set(np.unique(mask[:DEPTH])) == {1.0} if recurrent_only else {0, 2}
+    want = stock_values(kernel_factor=mask)
+    want["kernel"] = want["kernel"] * mask
+    assert_same(have, want)
+
+
+def test_shares_everything_with_our_cell():
+    problem = Problem()
+    layer = layer_of(input_size=DEPTH, dtype=tf.float64, **DROP)
+    outputs, _ = layer(problem.inputs)
+    with tf.Session() as session:
+        session.run(
+            [tf.global_variables_initializer(), layer.get_vd_update_op()]
+        )
+        kernel, mask, want = session.run(
+            [layer.variables[0], layer.mask, outputs]
+        )
+    with tf.Graph().as_default(), tf.Session() as session:
+        cell = WeightDropLSTMCell(UNITS)
+        inputs = Problem().inputs
+        outputs, _ = tf.nn.dynamic_rnn(
+            cell, inputs, dtype=tf.float64, time_major=True
+        )
+        session.run(tf.global_variables_initializer())
+        cell.variables[0].load(kernel * mask, session)
+        assert oracles.same(session.run(outputs), want, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["default", "all"])
+def test_gradients_are_those_of_finite_differences(name):
+    problem = Problem()
+    layer = layer_of(**ARGUMENTS[name][0])
+    results = layer(
+        problem.inputs,
+        problem.state_tuple(),
+        sequence_length=LENGTHS["ragged"],
+    )
+    loss = problem.loss(*results)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        for source in [problem.inputs] + problem.state + layer.variables:
+            shape = source.shape.as_list()
+            value = np.random.RandomState(1).randn(*shape)
+            error = tf.test.compute_gradient_error(
+                source, shape, loss, [], x_init_value=value, delta=1e-6
+            )
+            assert error < 1e-6, source.name
+
+
+# ---------------------------------------------------------------------------
+# Ways of calling it
+
+
+def test_lists():
+    problem = Problem()
+    layer = layer_of()
+    outputs, state = layer(tf.unstack(problem.inputs), problem.state_tuple())
+    assert isinstance(outputs, list) and len(outputs) == TIME
+    assert_same(problem.values(tf.stack(outputs), state), stock_values())
+
+
+def test_without_initial_state(unrolling):
+    problem = Problem(unknown=unrolling)
+    layer = layer_of()
+    zeros = tf.zeros_like(problem.state[0])
+    given = layer(problem.inputs, (zeros, zeros))
+    with tf.Session() as session:
+        results = session_of_variables(session, [layer(problem.inputs), given])
+    assert oracles.same(*results)
+
+
+def session_of_variables(session, fetches):
+    session.run(tf.global_variables_initializer())
+    return session.run(fetches)
+
+
+def test_no_steps():
+    for unknown in (False, True):
+        problem = Problem(unknown=unknown, time=0)
+        with tf.variable_scope("unknown" if unknown else "known"):
+            outputs, state = layer_of()(problem.inputs, problem.state_tuple())
+        values = problem.values(outputs, state)
+        assert values["outputs"].shape == (0, BATCH, UNITS)
+        assert values["x"].shape == (0, BATCH, DEPTH)
+        assert not values["kernel"].any() and not values["bias"].any()
+        with tf.Session() as session:
+            assert oracles.same(values["state"], session.run(problem.state))
+
+
+def test_padding_may_hold_anything():
+    inputs = np.random.randn(TIME, BATCH, DEPTH)
+    lengths = LENGTHS["ragged"]
+    padded = np.where(
+        np.arange(TIME)[:, None, None] < np.reshape(lengths, [1, -1, 1]),
+        inputs,
+        np.nan,
+    )
+    layer = layer_of()
+    results = []
+    for value in (inputs, padded):
+        outputs, state = layer(tf.constant(value), sequence_length=lengths)
+        gradients = tf.gradients(tf.reduce_sum(outputs), layer.variables)
+        results.append([outputs, state, gradients])
+    with tf.Session() as session:
+        assert oracles.same(*session_of_variables(session, results))
+
+
+def _reversed(by_time, lengths):
+    if lengths is None:
+        return tf.reverse(by_time, [0])
+    return tf.reverse_sequence(by_time, lengths, 0, 1)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=list(LENGTHS))
+def test_time_reversed(lengths):
+    problem = Problem()
+    backwards = tf.contrib.rnn.TimeReversedFusedRNN(layer_of())
+    results = backwards(
+        problem.inputs, problem.state_tuple(), sequence_length=lengths
+    )
+    have = problem.values(*results)
+    with tf.Graph().as_default():
+        problem = Problem()
+        outputs, state = tf.nn.dynamic_rnn(
+            tf.nn.rnn_cell.LSTMCell(UNITS),
+            _reversed(problem.inputs, lengths),
+            sequence_length=lengths,
+            initial_state=problem.state_tuple(),
+            time_major=True,
+        )
+        outputs = _reversed(outputs, lengths)
+        assert_same(have, problem.values(outputs, state))
+
+
+def test_second_use_of_the_variables():
+    problem = Problem()
+    first = layer_of()
+    want = first(problem.inputs)
+    again = first(problem.inputs)
+    other = layer_of(reuse=True)(problem.inputs)
+    assert len(tf.global_variables()) == 2
+    with tf.Session() as session:
+        results = session_of_variables(session, [want, again, other])
+    assert oracles.same(results[0], results[1])
+    assert oracles.same(results[0], results[2])
+    layer_of()(problem.inputs)
+    assert len(tf.global_variables()) == 4
+
+
+@pytest.mark.parametrize("is_train", [False, True])
+def test_in_a_users_loop(is_train, unrolling):
+    """A sequence per iteration, with gradients through all of them."""
+    # Not in float64: TensorFlow 1.13 loses that dtype with unknown shapes.
+    problem = Problem("float32", unrolling)
+    layer = layer_of(is_train=is_train)
+    c, h = layer(problem.inputs, problem.state_tuple())[1]
+    want = layer(problem.inputs, (c, h))
+    _, c, h, outputs = tf.while_loop(
+        lambda count, *_: count < 2,
+        lambda count, c, h, _: tuple(
+            tf.contrib.framework.nest.flatten(
+                [count + 1, layer(problem.inputs, (c, h))[::-1]]
+            )
+        ),
+        (0, *problem.state, tf.zeros_like(want[0])),
+    )
+    have = problem.values(outputs, (c, h))
+    assert_same(have, problem.values(*want), EPSILON["float32"])
+
+
+# ---------------------------------------------------------------------------
+# Variables and checkpoints
+
+
+@pytest.mark.parametrize("use_peephole", [False, True])
+def test_variables_are_those_of_the_stock_layer(use_peephole):
+    described = []
+    for make in (
+        tf.contrib.rnn.LSTMBlockFusedCell,
+        WeightDropLSTMBlockFusedCell,
+    ):
+        with tf.Graph().as_default():
+            layer = make(UNITS, use_peephole=use_peephole)
+            layer(tf.zeros([TIME, BATCH, DEPTH]), dtype=tf.float32)
+            described.append(
+                [(v.name, v.shape, v.dtype) for v in layer.trainable_weights]
+            )
+    assert described[0] == described[1]
+
+
+def _stock_cell(inputs):
+    cell = tf.nn.rnn_cell.LSTMCell(UNITS, use_peepholes=True)
+    return tf.nn.dynamic_rnn(cell, inputs, dtype=tf.float32, time_major=True)
+
+
+def _our_cell(inputs):
+    cell = WeightDropLSTMCell(UNITS, use_peepholes=True, **DROP)
+    return tf.nn.dynamic_rnn(cell, inputs, dtype=tf.float32, time_major=True)
+
+
+def _layer(make, inputs):
+    with tf.variable_scope("rnn"):
+        return make(inputs, dtype=tf.float32)
+
+
+def _stock_layer(inputs):
+    stock = tf.contrib.rnn.LSTMBlockFusedCell
+    return _layer(stock(UNITS, use_peephole=True, name="lstm_cell"), inputs)
+
+
+def _our_layer(inputs):
+    layer = layer_of(use_peephole=True, name="lstm_cell", **DROP)
+    return _layer(layer, inputs)
+
+
+def test_checkpoints_pass_between_all_four(tmpdir):
+    everyone = [_stock_cell, _our_cell, _stock_layer, _our_layer]
+    want = None
+    for number, writer in enumerate(everyone):
+        reader = everyone[(number + 1) % 4]
+        path = str(tmpdir.join("checkpoint%d" % number))
+        for build, restore in ((writer, False), (reader, True)):
+            with tf.Graph().as_default(), tf.Session() as session:
+                tf.set_random_seed(number)
+                inputs = tf.constant(oracles.inputs_value(depth=DEPTH))
+                outputs = build(inputs)
+                saver = tf.train.Saver()
+                if restore:
+                    saver.restore(session, path)
+                    have = session.run(outputs)
+                    assert oracles.same(have, want, 1e-6)
+                else:
+                    session.run(tf.global_variables_initializer())
+                    want = session.run(outputs)
+                    saver.save(session, path)
+
+
+# ---------------------------------------------------------------------------
+# The mask
+
+
+def test_a_new_mask_with_every_update():
+    inputs = tf.ones([TIME, BATCH, DEPTH])
+    layer = layer_of(input_size=DEPTH, updates_collections="updates", **DROP)
+    outputs, _ = layer(inputs)
+    (update,) = layer.get_vd_update_op()
+    assert tf.get_collection("updates") == [update]
+    with tf.Session() as session:
+        first = session_of_variables(session, outputs)
+        assert (session.run(layer.mask) == 1).all()
+        session.run(update)
+        second = session.run(outputs)
+        assert oracles.same(second, session.run(outputs))
+        assert not oracles.same(second, first, 1e-3)
+        session.run(layer.get_vd_reset_op())
+        assert oracles.same(session.run(outputs), first)
+
+
+def test_masked_once_per_sequence():
+    layer = layer_of(auto_update=True, **DROP)
+    layer(tf.ones([TIME, BATCH, DEPTH]))
+    kinds = [op.type for op in tf.get_default_graph().get_operations()]
+    draws = [kind for kind in kinds if kind == "RandomUniformInt"]
+    assert len(draws) == 1
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_evaluation_drops_nothing(as_tensor):
+    problem = Problem()
+    is_train = tf.constant(False) if as_tensor else False
+    layer = layer_of(is_train=is_train, auto_update=True, **DROP)
+    results = layer(problem.inputs, problem.state_tuple())
+    assert_same(problem.values(*results), stock_values())
+    assert (layer.mask is None) != as_tensor
+
+
+def test_dropped_weights_get_no_gradient():
+    layer = layer_of(auto_update=True, **DROP)
+    outputs, _ = layer(tf.random_normal([TIME, BATCH, DEPTH]))
+    (gradient,) = tf.gradients(outputs, layer.trainable_weights[:1])
+    with tf.Session() as session:
+        fetches = [gradient, layer.mask]
+        gradient, mask = session_of_variables(session, fetches)
+    assert ((gradient == 0) == (mask == 0)).all()
+
+
+# ---------------------------------------------------------------------------
+# What is kept for the backward pass
+
+
+def _arrays_written(monkeypatch, is_train):
+    monkeypatch.setattr(fused, "_LONGEST_UNROLLED", 0)
+    with tf.Graph().as_default() as graph:
+        layer_of(is_train=is_train)(tf.zeros([TIME, BATCH, DEPTH]))
+        kinds = [op.type for op in graph.get_operations()]
+        return kinds.count("TensorArrayWriteV3")
+
+
+def test_evaluation_keeps_nothing_for_a_backward_pass(monkeypatch):
+    assert _arrays_written(monkeypatch, False) == 1  # the outputs
+    assert _arrays_written(monkeypatch, True) == 6
+
+
+def test_evaluation_has_gradients(unrolling):
+    problem = Problem(unknown=unrolling)
+    layer = layer_of(is_train=False)
+    results = layer(problem.inputs, problem.state_tuple())
+    assert_same(problem.values(*results), stock_values())
+
+
+# ---------------------------------------------------------------------------
+# Errors, and the rest of a layer's interface
+
+
+def test_second_order_gradients_are_refused(unrolling):
+    problem = Problem(unknown=unrolling)
+    layer = layer_of()
+    outputs, _ = layer(problem.inputs, problem.state_tuple())
+    for source in [problem.inputs] + problem.state + layer.variables:
+        (first,) = tf.gradients(tf.square(outputs), source)
+        with pytest.raises(NotImplementedError, match="second order"):
+            tf.gradients(tf.square(first), source)
+
+
+CONSTRUCTOR_ERRORS = [
+    (dict(weight_drop_kr=0.5), ValueError, "`use_vd` must be True .*LSTMCell,"),
+    (
+        dict(weight_drop_kr=1.5, use_vd=True),
+        ValueError,
+        "`weight_drop_kr` must",
+    ),
+    (dict(cell_clip=0), ValueError, "`cell_clip` must be above 0, got 0"),
+    (dict(cell_clip=-1), ValueError, "`cell_clip` must be above 0, got -1"),
+    (dict(cell_clip="a"), TypeError, "`cell_clip` must be a number, got 'a'"),
+    (dict(forget_bias=None), TypeError, "`forget_bias` must be a number"),
+    (dict(use_peephole=1), TypeError, "`use_peephole` must be True or False"),
+    (dict(num_units=0), ValueError, "`num_units` must be at least 1, got 0"),
+    (dict(use_vd=True, input_size=-1), ValueError, "`input_size` must be at"),
+    (dict(auto_update=True), ValueError, "`auto_update` must go with `use_vd"),
+]
+
+
+@pytest.mark.parametrize("arguments, error, text", CONSTRUCTOR_ERRORS)
+def test_constructor_errors(arguments, error, text):
+    with pytest.raises(error, match=text):
+        WeightDropLSTMBlockFusedCell(**dict(dict(num_units=UNITS), **arguments))
+
+
+@pytest.mark.parametrize(
+    "arguments, error, text",
+    [
+        (
+            dict(dtype=tf.float64),
+            TypeError,
+            "`dtype` must be that of the inputs",
+        ),
+        (dict(initial_state=1), ValueError, "`initial_state` must be a tuple"),
+        (dict(sequence_length=3), ValueError, "`sequence_length` must be a ve"),
+    ],
+)
+def test_call_errors(arguments, error, text):
+    with pytest.raises(error, match=text):
+        layer_of()(tf.zeros([TIME, BATCH, DEPTH]), **arguments)
+
+
+def test_depth_errors():
+    with pytest.raises(ValueError, match="`inputs` must have a known depth"):
+        layer_of()(tf.placeholder(tf.float32, [TIME, BATCH, None]))
+    with pytest.raises(
+        ValueError, match="`input_size=3` and inputs of depth 5"
+    ):
+        layer_of(input_size=3, **DROP)(tf.zeros([TIME, BATCH, DEPTH]))
+    with pytest.raises(ValueError, match="pass `input_size`"):
+        layer_of(**DROP).get_vd_update_op()
+
+
+def test_config_makes_the_same_layer_again():
+    arguments = dict(
+        num_units=UNITS,
+        forget_bias=0.5,
+        cell_clip=2.0,
+        use_peephole=True,
+        name="named",
+        weight_drop_kr=0.25,
+        use_vd=True,
+        input_size=DEPTH,
+        recurrent_only=True,
+        auto_update=True,
+        is_train=False,
+        updates_collections="updates",
+        seed=3,
+    )
+    layer = WeightDropLSTMBlockFusedCell(**arguments)
+    config = layer.get_config()
+    assert {key: config[key] for key in arguments} == arguments
+    twin = WeightDropLSTMBlockFusedCell.from_config(config)
+    assert twin.get_config() == config
+    assert copy.deepcopy(layer).get_config() == config
