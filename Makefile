@@ -2,12 +2,12 @@
 # and builds) and .venv (TensorFlow, and the package installed from its wheel).
 #
 #   make test ARGS="-k mask -x"    more arguments for pytest
-#   make test JOBS=2               tests in that many processes
+#   make test JOBS=0               tests in one process, not two
 #   make test TF=1.15.5            another TensorFlow 1.x, in .venv-1.15.5
 #   make test PYTHON=/path/to/it   the Python to set up with (3.7 or 3.6)
 
 TF = 1.13.1
-JOBS = 0
+JOBS = 2
 ARGS =
 export PYTHON
 

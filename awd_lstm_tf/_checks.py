@@ -214,7 +214,7 @@ def keep_prob_outside_loops(argument, visible):
 
 
 def cell_clip(value):
-    """None or a positive number: at 0 and below, TensorFlow's cells disagree."""
+    """None, or a positive number: TensorFlow's cells disagree on others."""
     if value is not None and finite("cell_clip", value) <= 0:
         raise ValueError(
             f"`cell_clip` must be above 0, got {value}: leave it out for no "
@@ -248,8 +248,9 @@ def inputs_dtype(dtype, inputs):
     """`dtype`, if given, is that of the inputs."""
     if dtype is not None and tf.as_dtype(dtype) != inputs.dtype.base_dtype:
         raise TypeError(
-            f"`dtype` must be that of the inputs, {inputs.dtype.base_dtype.name}"
-            f", got {tf.as_dtype(dtype).name}: leave it out, or cast the inputs."
+            "`dtype` must be that of the inputs, "
+            f"{inputs.dtype.base_dtype.name}, got {tf.as_dtype(dtype).name}: "
+            "leave it out, or cast the inputs."
         )
 
 
