@@ -17,6 +17,7 @@ def run(path):
         [sys.executable, "-W", "ignore", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        cwd=str(path.parent),
         env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"),
         universal_newlines=True,
     )
