@@ -3,21 +3,13 @@
 Forward, the inputs of all time steps meet the kernel in one product, before a
 loop that holds nothing but what recurs.
 
-Backward, most of the work does not depend on the gradients that come in. With
-`dc` and `dh` the gradients of a step's `c` and `h`, a step is linear in them:
+Backward, a loop carries nothing but the gradients of the gates. Those of the
+kernel, the bias and the inputs follow from all of them in one product each.
 
-    dc = dc + dh * from_h                      # through h = o * tanh(c)
-    dgates = concat([dc, dc, dc, dh]) * local  # of i, j, f, o before activation
-    dc_prev = dc * carried
-    dh_prev = dgates @ recurrent_kernel^T
-
-and `from_h`, `local` and `carried` are computed for all steps at once, with
-peepholes, clipping and sequence lengths folded into them. The gradients of the
-kernel, the bias and the inputs then follow from all `dgates` in one product
-each.
-
-Tensors over time are "rows", `[time * batch, depth]`: the form that products
-need, whose blocks of `batch` rows are the steps.
+A tensor over time is a "series" here: either its rows, `[time * batch, depth]`,
+the form that products need, whose blocks of `batch` rows are the steps; or a
+list of these blocks, which is what an unrolled loop makes and takes, so that
+nothing need be copied between two loops.
 """
 
 import collections
@@ -63,14 +55,14 @@ def _scan(step, carry, sequences, steps, depths, reverse=False):
         `sequences`, `[batch, depth]`. Returns the new carry, and a list of
         outputs, `[batch, depth]`.
       carry: list of tensors, for the first step.
-      sequences: list of rows.
+      sequences: list of series.
       steps: `_Steps`.
       depths: list of ints, the depths of the outputs to keep. An unrolled loop
         keeps all: what nobody uses is not computed there.
       reverse: bool.
 
     Returns:
-      The last carry, and the outputs as rows, in the order of time.
+      The last carry, and the outputs as series, in the order of time.
     """
     if steps.known and 0 < steps.time <= _LONGEST_UNROLLED:
         return _unrolled(step, carry, sequences, steps.time, reverse)
@@ -78,21 +70,18 @@ def _scan(step, carry, sequences, steps, depths, reverse=False):
 
 
 def _unrolled(step, carry, sequences, time, reverse):
-    parts = list(zip(*[tf.split(rows, time) for rows in sequences]))
+    parts = list(zip(*[_blocks(series, time) for series in sequences]))
     outputs = []
     for part in reversed(parts) if reverse else parts:
         carry, output = step(carry, part)
         outputs.append(output)
     if reverse:
         outputs.reverse()
-    return carry, [tf.concat(rows, 0) for rows in zip(*outputs)]
+    return carry, [list(blocks) for blocks in zip(*outputs)]
 
 
 def _looped(step, carry, sequences, steps, depths, reverse):
-    # In the gradient of a user's loop this is where the number of steps comes
-    # over from the forward pass: it cannot do so in the loop below
-    # (test_fused.py::test_in_a_users_loop).
-    time = tf.identity(steps.time)
+    time = steps.time
     shapes = [part.shape for part in carry]
     reads = [
         tf.TensorArray(rows.dtype, time).unstack(steps.by_time(rows))
@@ -122,7 +111,22 @@ def _looped(step, carry, sequences, steps, depths, reverse):
     return carry, [array.concat() for array in writes]
 
 
-def _rows(by_time):
+def _blocks(series, time):
+    return series if isinstance(series, list) else tf.split(series, time)
+
+
+def _rows(series):
+    return tf.concat(series, 0) if isinstance(series, list) else series
+
+
+def _delayed(first, series):
+    """`series` one step later: `first`, and all but the last of it."""
+    if isinstance(series, list):
+        return [first] + series[:-1]
+    return tf.concat([first, series], 0)[: tf.shape(series)[0]]
+
+
+def _flat(by_time):
     return tf.reshape(by_time, [-1, by_time.shape[2].value])
 
 
@@ -132,7 +136,7 @@ def _rows(by_time):
 _Weights = collections.namedtuple("_Weights", "kernel bias peepholes")
 _Peepholes = collections.namedtuple("_Peepholes", "i f o")
 
-# What the backward pass needs to know of the forward pass, as rows.
+# What the backward pass needs to know of the forward pass, as series.
 _Saved = collections.namedtuple("_Saved", "h c i j f o")
 
 
@@ -154,7 +158,7 @@ class _Sequence(object):
         depth = inputs.shape[2].value
         self._alive = alive
         # Whatever padding holds, NaN even, does not come into products.
-        self._inputs = self._if_alive(_rows(inputs), 0)
+        self._inputs = self._if_alive(_flat(inputs))
         self._input_kernel = weights.kernel[:depth]
         self._recurrent_kernel = weights.kernel[depth:]
         self._bias, self._peepholes = weights.bias, weights.peepholes
@@ -179,11 +183,11 @@ class _Sequence(object):
         if self._alive is not None:
             sequences.append(self._alive)
         depths = [self._units] * (len(_Saved._fields) if save else 1)
-        (c, h), rows = _scan(
+        (c, h), series = _scan(
             self._step, list(self._state), sequences, self._steps, depths
         )
-        outputs = self._steps.by_time(self._if_alive(rows[0], 0))
-        saved = _Saved(*rows) if len(rows) > 1 else None
+        outputs = self._steps.by_time(self._if_alive(_rows(series[0])))
+        saved = _Saved(*series) if len(series) > 1 else None
         return outputs, c, h, saved
 
     def _projected_inputs(self):
@@ -211,11 +215,10 @@ class _Sequence(object):
             h = tf.where(parts[1], h, h_prev)
         return [c, h], _Saved(h, c, i, j, f, o)
 
-    def _if_alive(self, rows, otherwise):
+    def _if_alive(self, rows):
         if self._alive is None:
             return rows
-        others = tf.fill(tf.shape(rows), tf.cast(otherwise, rows.dtype))
-        return tf.where(self._alive, rows, others)
+        return tf.where(self._alive, rows, tf.zeros_like(rows))
 
     # Backward
 
@@ -227,10 +230,22 @@ class _Sequence(object):
           d_outputs: gradient of the outputs, `[time, batch, units]`.
           d_state: gradients of the last c and h.
         """
-        c_prev = self._shifted(self._state[0], saved.c)
-        h_prev = self._shifted(self._state[1], saved.h)
-        d_gates, d_c, d_h = self._d_gates(saved, c_prev, d_outputs, d_state)
-        stacked = tf.concat([self._inputs, h_prev], 1)
+        c_prev = _delayed(self._state[0], saved.c)
+        h_prev = _delayed(self._state[1], saved.h)
+        d_outputs = self._if_alive(_flat(d_outputs))
+        sequences = [d_outputs, c_prev] + list(saved[1:])
+        if self._alive is not None:
+            sequences.append(self._alive)
+        (d_c, d_h), (d_gates,) = _scan(
+            self._backward_step(),
+            d_state,
+            sequences,
+            self._steps,
+            [4 * self._units],
+            reverse=True,
+        )
+        d_gates = _rows(d_gates)
+        stacked = tf.concat([self._inputs, _rows(h_prev)], 1)
         d_inputs = tf.matmul(d_gates, self._input_kernel, transpose_b=True)
         return [
             self._steps.by_time(d_inputs),
@@ -238,65 +253,61 @@ class _Sequence(object):
             gen_nn_ops.bias_add_grad(d_gates),
             d_c,
             d_h,
-        ] + self._d_peepholes(saved, c_prev, d_gates)
+        ] + self._d_peepholes(_rows(c_prev), _rows(saved.c), d_gates)
 
-    def _shifted(self, first, rows):
-        return tf.concat([first, rows], 0)[: tf.shape(rows)[0]]
-
-    def _d_gates(self, saved, c_prev, d_outputs, d_state):
-        d_outputs = _rows(d_outputs)
-        sequences = [self._if_alive(d_outputs, 0)]
-        sequences += self._local_derivatives(saved, c_prev)
-        if self._alive is not None:
-            ended = tf.cast(tf.logical_not(self._alive), d_outputs.dtype)
-            sequences.append(tf.expand_dims(ended, 1))
+    def _backward_step(self):
         transposed = _transposed(self._recurrent_kernel)
 
         def step(state, parts):
             d_c, d_h = state[0], state[1] + parts[0]
-            d_c += d_h * parts[1]
-            d_gates = tf.concat([d_c, d_c, d_c, d_h], 1) * parts[2]
+            if self._alive is None:
+                d_c_prev, d_gates = self._d_step(d_c, d_h, *parts[1:])
+                return [d_c_prev, tf.matmul(d_gates, transposed)], [d_gates]
+            # Past its end, a sequence's state stays as it is: so do gradients.
+            alive, none = parts[-1], tf.zeros_like(d_c)
+            d_c_prev, d_gates = self._d_step(
+                tf.where(alive, d_c, none),
+                tf.where(alive, d_h, none),
+                *parts[1:-1],
+            )
             d_h_prev = tf.matmul(d_gates, transposed)
-            if self._alive is not None:
-                d_h_prev += d_h * parts[4]
-            return [d_c * parts[3], d_h_prev], [d_gates]
+            d_state = [
+                tf.where(alive, d_c_prev, d_c),
+                tf.where(alive, d_h_prev, d_h),
+            ]
+            return d_state, [d_gates]
 
-        (d_c, d_h), (d_gates,) = _scan(
-            step, d_state, sequences, self._steps, [4 * self._units], True
+        return step
+
+    def _d_step(self, d_c, d_h, c_prev, c, i, j, f, o):
+        """Gradients of the c before a step, and of its gates, in one tensor."""
+        sigmoid_grad, tanh_grad = (
+            gen_math_ops.sigmoid_grad,
+            gen_math_ops.tanh_grad,
         )
-        return d_gates, d_c, d_h
-
-    def _local_derivatives(self, saved, c_prev):
-        """`from_h`, `local` and `carried` of the module's docstring."""
-        _, c, i, j, f, o = saved
         tanh_c = tf.tanh(c)
-        d_i = gen_math_ops.sigmoid_grad(i, j)
-        d_j = gen_math_ops.tanh_grad(j, i)
-        d_f = gen_math_ops.sigmoid_grad(f, c_prev)
-        d_o = gen_math_ops.sigmoid_grad(o, tanh_c)
-        from_h, carried = gen_math_ops.tanh_grad(tanh_c, o), f
+        d_o = sigmoid_grad(o, d_h * tanh_c)
+        d_c += tanh_grad(tanh_c, d_h * o)
+        if self._peepholes:
+            d_c += d_o * self._peepholes.o
         if self._cell_clip is not None:
-            # c as it was before clipping; as tf.clip_by_value has it, the
+            # Of c as it was before clipping; as tf.clip_by_value has it, the
             # bounds themselves let gradients pass.
             inside = tf.abs(f * c_prev + i * j) <= self._cell_clip
-            inside = tf.cast(inside, c.dtype)
-            d_i, d_j, d_f = d_i * inside, d_j * inside, d_f * inside
-            carried *= inside
+            d_c *= tf.cast(inside, c.dtype)
+        d_i = sigmoid_grad(i, d_c * j)
+        d_j = tanh_grad(j, d_c * i)
+        d_f = sigmoid_grad(f, d_c * c_prev)
+        d_c *= f
         if self._peepholes:
-            from_h += d_o * self._peepholes.o
-            carried += d_i * self._peepholes.i + d_f * self._peepholes.f
-        local = tf.concat([d_i, d_j, d_f, d_o], 1)
-        return [
-            self._if_alive(from_h, 0),
-            self._if_alive(local, 0),
-            self._if_alive(carried, 1),
-        ]
+            d_c += d_i * self._peepholes.i + d_f * self._peepholes.f
+        return d_c, tf.concat([d_i, d_j, d_f, d_o], 1)
 
-    def _d_peepholes(self, saved, c_prev, d_gates):
+    def _d_peepholes(self, c_prev, c, d_gates):
         if not self._peepholes:
             return []
         d_i, _, d_f, d_o = tf.split(d_gates, 4, 1)
-        products = [d_i * c_prev, d_f * c_prev, d_o * saved.c]
+        products = [d_i * c_prev, d_f * c_prev, d_o * c]
         return [tf.reduce_sum(product, 0) for product in products]
 
 
@@ -324,14 +335,14 @@ def _run(inputs, weights, state, save, **settings):
 
     @tf.custom_gradient
     def run(*tensors):
-        sequence = sequence_of(*tensors)
-        outputs, last_c, last_h, saved = sequence.forward(save)
+        outputs, last_c, last_h, saved = sequence_of(*tensors).forward(save)
 
         def gradient(d_outputs, d_c, d_h):
-            known = saved
-            if known is None:
-                here = [tf.identity(tensor) for tensor in tensors]
-                known = sequence_of(*here).forward(True)[-1]
+            # In the gradient of a user's loop this is where tensors come over
+            # from the forward pass: into a loop of ours they cannot
+            # (test_fused.py::test_in_a_users_loop).
+            sequence = sequence_of(*[tf.identity(x) for x in tensors])
+            known = saved or sequence.forward(True)[-1]
             gradients = sequence.backward(known, d_outputs, [d_c, d_h])
             return _differentiated_once(*gradients)
 

@@ -311,7 +311,7 @@ def test_in_a_users_loop(is_train, unrolling):
     """A sequence per iteration, with gradients through all of them."""
     # Not in float64: TensorFlow 1.13 loses that dtype with unknown shapes.
     problem = Problem("float32", unrolling)
-    layer = layer_of(is_train=is_train)
+    layer = layer_of(is_train=is_train, use_peephole=True)
     c, h = layer(problem.inputs, problem.state_tuple())[1]
     want = layer(problem.inputs, (c, h))
     _, c, h, outputs = tf.while_loop(
