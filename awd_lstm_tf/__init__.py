@@ -34,6 +34,7 @@ if _version not in _TESTED:
 
 from awd_lstm_tf import quantization, tflite  # noqa: E402
 from awd_lstm_tf.embedding import embedding_dropout  # noqa: E402
+from awd_lstm_tf.fused import WeightDropLSTMBlockFusedCell  # noqa: E402
 from awd_lstm_tf.masks import mask_summaries  # noqa: E402
 from awd_lstm_tf.nt_asgd import NTASGDOptimizer  # noqa: E402
 from awd_lstm_tf.regularizers import (  # noqa: E402
@@ -46,6 +47,7 @@ from awd_lstm_tf.weight_drop_lstm import WeightDropLSTMCell  # noqa: E402
 __all__ = [
     "NTASGDOptimizer",
     "VariationalDropout",
+    "WeightDropLSTMBlockFusedCell",
     "WeightDropLSTMCell",
     "activation_regularization",
     "embedding_dropout",
