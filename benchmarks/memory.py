@@ -10,12 +10,14 @@ it lies above LSTMCell's, in kernels (`[depth + units, 4 units]` of float32).
 """
 
 import argparse
+import importlib
 import json
 import resource
 import subprocess
 import sys
 
 import models
+import step_time
 import tensorflow as tf
 
 STEPS = 5
@@ -33,7 +35,7 @@ def kernel_megabytes(size):
 
 def measure_here(row, size):
     """Prints the peak memory before and after some steps of `row`."""
-    tf.contrib.rnn  # imported by all rows, or by none
+    importlib.import_module("tensorflow.contrib")  # by all rows, or by none
     with tf.Session() as session:
         session.run(tf.constant(0))
     start = peak()
@@ -79,7 +81,7 @@ def add_to_json(path, key, values):
         with open(path) as file:
             results = json.load(file)
     except FileNotFoundError:
-        results = {}
+        results = {"machine": step_time.machine()}
     results[key] = values
     with open(path, "w") as file:
         json.dump(results, file, indent=1)

@@ -112,6 +112,12 @@ def _print(kind, seconds):
         print(f"    {name:<24}{1e3 * median:>9.1f}{ratio}")
 
 
+def _has_mkl():
+    from tensorflow.python import pywrap_tensorflow
+
+    return pywrap_tensorflow.IsMklEnabled()
+
+
 def machine():
     """What the figures hold for: versions, processor, load."""
     model = platform.processor()
@@ -121,7 +127,7 @@ def machine():
         model = names[0].split(":")[1].strip() if names else model
     return {
         "tensorflow": tf.__version__,
-        "tensorflow_build": tf.GIT_VERSION,
+        "label": tf.__version__ + (" (MKL)" if _has_mkl() else ""),
         "python": platform.python_version(),
         "system": platform.system(),
         "processor": model,
