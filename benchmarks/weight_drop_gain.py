@@ -32,7 +32,7 @@ import text_data  # noqa: E402
 
 import awd_lstm_tf  # noqa: E402
 
-LEARNING_RATES = (1e-3, 2e-3, 4e-3)
+LEARNING_RATES = (2e-3, 4e-3)
 SEEDS = (1, 2, 3)
 TEST_FRACTION = 0.05
 
