@@ -7,7 +7,7 @@ comes with Python, with each cell, learning rate and seed:
 
     90% to train on    both cells for the same number of epochs
      5% to choose by   each run's best epoch, each cell's learning rate
-     5% to test on     looked at once, with what was chosen
+     5% to test on     measured for each run, never chosen by
 
 Prints the table of README as Markdown. Every finished run is kept in `--json`
 and not made again, so the command can be stopped and started at will.

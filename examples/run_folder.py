@@ -141,7 +141,7 @@ def draw_curves(path, progress, unit):
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     for label in progress:
@@ -156,6 +156,9 @@ def draw_curves(path, progress, unit):
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"held-out perplexity per {unit}")
     axes.set_yscale("log")
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ticker.ScalarFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.tight_layout()
