@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pathlib
 import re
 import signal
 import subprocess
@@ -193,6 +194,26 @@ def test_state_is_carried_from_window_to_window(start_run):
     session.run(model.reset_state)
     np.testing.assert_allclose((loss(0, 5) + loss(5, 10)) / 2, whole, rtol=1e-5)
     assert loss(0, 5) != loss(0, 5)
+
+
+def test_keeps_the_best_epoch_and_halves_the_learning_rate_after_others(
+    start_run, monkeypatch
+):
+    trainer = start_run("lstm", "--learning-rate=0.8", "--epochs=4")
+    held_out = iter([50.0, 40.0, 45.0, 40.0])
+    monkeypatch.setattr(trainer, "evaluate", lambda ids: next(held_out))
+    monkeypatch.setattr(trainer, "windows", trainer.windows[:2])
+    trainer.train("training")
+    rates = [point["learning_rate"] for point in trainer.progress["curve"]]
+    assert rates == [0.8, 0.8, 0.8, 0.4]
+    assert trainer.progress["learning_rate"] == 0.2
+    assert trainer.progress["best"] == {
+        "held_out": 40.0,
+        "epoch": 2,
+        "checkpoint": "step-4",
+    }
+    there = {path.stem for path in pathlib.Path(trainer.folder).glob("step-*")}
+    assert there == {"step-4", "step-8"}
 
 
 # Interruptions.
