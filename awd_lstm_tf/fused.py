@@ -65,12 +65,12 @@ def _scan(step, carry, sequences, steps, depths, reverse=False):
       The last carry, and the outputs as series, in the order of time.
     """
     if steps.known and 0 < steps.time <= _LONGEST_UNROLLED:
-        return _unrolled(step, carry, sequences, steps.time, reverse)
+        return _unrolled(step, carry, sequences, steps, reverse)
     return _looped(step, carry, sequences, steps, depths, reverse)
 
 
-def _unrolled(step, carry, sequences, time, reverse):
-    parts = list(zip(*[_blocks(series, time) for series in sequences]))
+def _unrolled(step, carry, sequences, steps, reverse):
+    parts = list(zip(*[_blocks(series, steps) for series in sequences]))
     outputs = []
     for part in reversed(parts) if reverse else parts:
         carry, output = step(carry, part)
@@ -111,8 +111,10 @@ def _looped(step, carry, sequences, steps, depths, reverse):
     return carry, [array.concat() for array in writes]
 
 
-def _blocks(series, time):
-    return series if isinstance(series, list) else tf.split(series, time)
+def _blocks(series, steps):
+    if isinstance(series, list):
+        return series
+    return tf.unstack(steps.by_time(series))  # mostly without copying
 
 
 def _rows(series):
@@ -155,16 +157,16 @@ class _Sequence(object):
 
     def __init__(self, inputs, weights, state, forget_bias, cell_clip, alive):
         self._steps = _Steps(inputs)
+        self._state, self._units = state, state[0].shape[1].value
         depth = inputs.shape[2].value
         self._alive = alive
         # Whatever padding holds, NaN even, does not come into products.
         self._inputs = self._if_alive(_flat(inputs))
-        self._input_kernel = weights.kernel[:depth]
-        self._recurrent_kernel = weights.kernel[depth:]
+        self._input_kernel, self._recurrent_kernel = _parted(
+            weights.kernel, depth, self._units
+        )
         self._bias, self._peepholes = weights.bias, weights.peepholes
-        self._state = state
         self._forget_bias, self._cell_clip = forget_bias, cell_clip
-        self._units = state[0].shape[1].value
 
     # Forward
 
@@ -309,6 +311,17 @@ class _Sequence(object):
         d_i, _, d_f, d_o = tf.split(d_gates, 4, 1)
         products = [d_i * c_prev, d_f * c_prev, d_o * c]
         return [tf.reduce_sum(product, 0) for product in products]
+
+
+def _parted(kernel, depth, units):
+    """The inputs' rows of the kernel, and the recurrent ones."""
+    # As a vector: TensorFlow cuts a vector without copying, but a matrix only
+    # if its rows are multiples of 64 bytes.
+    flat, border = tf.reshape(kernel, [-1]), depth * 4 * units
+    return (
+        tf.reshape(flat[:border], [depth, 4 * units]),
+        tf.reshape(flat[border:], [units, 4 * units]),
+    )
 
 
 def _transposed(matrix):
