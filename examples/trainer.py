@@ -19,6 +19,9 @@ import tqdm
 HELD_OUT_BATCH_SIZE = 10
 SUMMARY_EVERY = 20  # training steps
 CLIP_NORM = 1.0  # of the gradient
+# Read before writing a sample. A network that has hardly been trained from the
+# zero state needs some hundred tokens to find its way.
+PROMPT = 1000
 
 
 class DivergedError(Exception):
@@ -293,12 +296,12 @@ class Trainer(object):
           length: Number of tokens.
 
         Returns:
-          A list of ids, going on from the beginning of the held-out text.
+          A list of ids, going on from the first `PROMPT` of the held-out text.
         """
         random = np.random.RandomState(self.flags.seed)
         model = self.sampling
         self.session.run(model.reset_state)
-        inputs, sampled = [self.corpus.valid[: self.flags.steps]], []
+        inputs, sampled = [self.corpus.valid[:PROMPT]], []
         for _ in range(length):
             probabilities, _ = self.session.run(
                 [model.probabilities, model.carry_state], {model.inputs: inputs}

@@ -176,6 +176,39 @@ def test_perplexity_of_knowing_nothing_is_the_vocabulary(start_run):
     )
 
 
+def test_perplexity_is_that_of_numpy(start_run):
+    trainer = start_run("lstm", "--learning-rate=0.05")
+    trainer.train("training")
+    with trainer.session.graph.as_default():
+        variables = tf.trainable_variables()
+    embedding, bias, kernel, gate_bias = trainer.session.run(variables)
+    rows = trainer.corpus.valid
+    length = (len(rows) - 1) // 10
+    rows = np.stack(
+        [rows[i * length : (i + 1) * length + 1] for i in range(10)]
+    )
+    c = h = np.zeros([10, 8])
+    losses = []
+    for now, after in zip(rows.T[:-1], rows.T[1:]):
+        i, j, f, o = np.split(
+            np.concatenate([embedding[now], h], 1) @ kernel + gate_bias, 4, 1
+        )
+        c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(j)
+        h = sigmoid(o) * np.tanh(c)
+        p = np.exp(h @ embedding.T + bias)
+        p /= p.sum(1, keepdims=True)
+        losses.append(-np.log(p[np.arange(10), after]))
+    np.testing.assert_allclose(
+        trainer.evaluate(trainer.corpus.valid),
+        np.exp(np.mean(losses)),
+        rtol=1e-5,
+    )
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
 def test_state_is_carried_from_window_to_window(start_run):
     """Two windows of 5 give the loss of one window of 10."""
     trainer = start_run("lstm")
