@@ -12,6 +12,8 @@ import sys
 import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# MKL's threads would spin on after each step, in the turns of others.
+os.environ.setdefault("KMP_BLOCKTIME", "0")
 warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
@@ -21,7 +23,6 @@ tf.compat.v1.logging.set_verbosity("ERROR")
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 
 import awd_lstm_tf  # noqa: E402
-import awd_lstm_tf.fused  # noqa: E402
 
 Size = collections.namedtuple("Size", "batch time depth units")
 
@@ -108,7 +109,7 @@ def cell_standard(inputs, size, is_train):
 
 def _fused(inputs, size, is_train, **arguments):
     layer = _weight_drop(
-        awd_lstm_tf.fused.WeightDropLSTMBlockFusedCell,
+        awd_lstm_tf.WeightDropLSTMBlockFusedCell,
         size,
         is_train,
         use_vd=True,
@@ -131,7 +132,7 @@ def fused_recurrent_only(inputs, size, is_train):
 
 
 def fused_off(inputs, size, is_train):
-    layer = awd_lstm_tf.fused.WeightDropLSTMBlockFusedCell(
+    layer = awd_lstm_tf.WeightDropLSTMBlockFusedCell(
         size.units, is_train=is_train
     )
     return layer(inputs, dtype=tf.float32)[0]
