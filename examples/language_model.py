@@ -317,6 +317,7 @@ def report(flags, progress, samples):
 def main(argv=None):
     """Returns the exit code: 2 when the user can mend what went wrong."""
     tf.logging.set_verbosity(tf.logging.ERROR)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # what the CPU has
     flags = parse_flags(argv)
     try:
         run(flags)
