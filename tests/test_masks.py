@@ -69,7 +69,6 @@ def test_rates_between_levels_are_reached_on_average(seed):
     keep_prob = 2.25 / 2**16  # two levels in three draws of four, else three
     mask = masks.sample_mask([2**16], keep_prob)
     with tf.Session() as session:
-        means = [session.run(tf.reduce_mean(mask)) for _ in range(1)]
         mean = tf.reduce_mean(mask)
         means = [session.run(mean) for _ in range(2000)]
     # 2.25 entries are kept on average, so about 1/1.5 of sigma per draw.
@@ -590,8 +589,7 @@ def test_imported_meta_graph_trains_and_redraws(tmp_path):
     assert before[1] != after[1]
 
 
-def test_estimator_and_saved_model_live_elsewhere():
-    """Estimator and export: test_weight_drop_lstm.py::test_estimator."""
+# Estimator and export: test_weight_drop_lstm.py::test_estimator.
 
 
 # Promise 7: any number of masks in one scope
