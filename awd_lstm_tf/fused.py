@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import gen_math_ops, gen_nn_ops
 
-from awd_lstm_tf import _checks, masks, weight_drop_lstm
+from awd_lstm_tf import _checks, weight_drop_lstm
 
 # A loop over time of known length is unrolled up to this length: a step then
 # costs no loop ops, which is a quarter of it at 200 units. Longer ones would
@@ -480,7 +480,6 @@ class WeightDropLSTMBlockFusedCell(
             updates_collections,
             seed,
         )
-        self._masked_kernels = {}  # by place
         self.input_spec = tf.layers.InputSpec(ndim=3)
         if self._input_size is not None:
             self._build_layer_mask(self._input_size, dtype or tf.float32)
@@ -569,16 +568,6 @@ class WeightDropLSTMBlockFusedCell(
         if self._use_peephole:
             peepholes = [self._w_i_diag, self._w_f_diag, self._w_o_diag]
         return _Weights(self._kernel_in_use(), self._bias, peepholes)
-
-    def _kernel_in_use(self):
-        if not self._mask.active:
-            return self._kernel
-        kernel, mask = self._kernel, self._mask.value()
-        return masks.once_per_sequence(
-            self._masked_kernels,
-            lambda: kernel * self._mask.whole(mask),
-            [kernel, mask],
-        )
 
     def get_config(self):
         """Returns the arguments to make this layer again; no tensors in it."""
