@@ -1,21 +1,29 @@
-"""A language model on real text: LSTMCell against WeightDropLSTMCell.
+"""The AWD-LSTM language model on real text, and a plain LSTM beside it.
 
     python examples/language_model.py                  # Python's own manual
-    python examples/language_model.py --data book.txt --level char
-    python examples/language_model.py --data ptb/      # train.txt, valid.txt...
     python examples/language_model.py --resume         # after an interruption
+    python examples/language_model.py --config shakespeare --data input.txt
+    python examples/language_model.py --config ptb --data ptb/
+    python examples/language_model.py --without ar tar --models recipe
 
-Trains the same network twice, once with each cell, and prints the perplexity of
-both on text that was held out, each at its best epoch. Nothing but the cell
-differs: same sizes, same learning rate and rule for lowering it, same number of
-epochs, and no other dropout. `make_cell` is where the library is used.
+Trains one network twice, `plain`, with no regulariser at all, and `recipe`, and
+prints how well both predict text that was held out, each at its best epoch. The
+recipe (arXiv 1708.02182): weight drop, locked dropout, embedding dropout, AR,
+TAR, weight tying, windows of varying length, NT-ASGD, fine-tuning, and the
+cache pointer (arXiv 1612.04426) at the end. Each has a setting; `--config`
+sets them all; `--without` leaves parts out.
 
 Everything is written to `--out`: `settings.json`, `curves.png`, and for each
-cell a folder with checkpoints, progress and TensorBoard summaries
+model a folder with checkpoints, progress and TensorBoard summaries
 (`tensorboard --logdir runs/language_model`).
 
-The code: the network and the command line are here, reading text is in
-`text_data.py`, the training loop in `trainer.py`, files in `run_folder.py`.
+`--data` takes a text file, or a folder with the train, valid and test parts of
+PTB (ptb.train.txt, ...: in the `data` folder of Mikolov's simple-examples.tgz)
+or WikiText-2 (wiki.train.tokens, ...: in wikitext-2-v1.zip).
+
+The code: the network and the command line are here, named settings in
+`configurations.py`, reading text in `text_data.py`, the training loop in
+`trainer.py`, the cache in `cache_pointer.py`, files in `run_folder.py`.
 """
 
 import argparse
@@ -23,6 +31,7 @@ import functools
 import os
 import sys
 
+import configurations
 import run_folder
 import tensorflow as tf
 import text_data
@@ -30,46 +39,44 @@ import trainer
 
 import awd_lstm_tf
 
-TITLES = {"lstm": "LSTMCell", "weight_drop": "WeightDropLSTMCell"}
+TITLES = {"plain": "LSTM", "recipe": "AWD-LSTM"}
 SAMPLE_TEMPERATURE = 0.8
 
 # The network.
 
 
-def make_cell(kind, flags, is_train):
-    """One layer: the stock cell, or the same cell with weight drop."""
-    if kind == "lstm":
-        return tf.nn.rnn_cell.LSTMCell(flags.units)
-    return awd_lstm_tf.WeightDropLSTMCell(
-        flags.units,
-        weight_drop_kr=flags.keep_rate,
-        use_vd=True,  # one mask for all time steps of a window of text,
-        auto_update=True,  # and a new one for the next window
-        recurrent_only=not flags.whole_kernel,
-        is_train=is_train,  # False: nothing is dropped
-    )
-
-
-def run_layers(cells, inputs, carried):
-    """Runs LSTM layers over a window, from the carried state on.
+def locked_dropout(inputs, keep_prob, is_train):
+    """One mask for all steps of a window, a new one for the next window.
 
     Args:
-      cells: One cell for each layer.
-      inputs: `[batch_size, time, units]`.
-      carried: c and h of every layer, `[layers, 2, batch_size, units]`.
-
-    Returns:
-      The last layer's outputs, `[batch_size, time, units]`, and the new state,
-      shaped as `carried`.
+      inputs: `[time, batch_size, depth]`.
+      keep_prob: Float in (0, 1].
+      is_train: Python bool; False: nothing is dropped.
     """
-    state = tuple(
-        tf.nn.rnn_cell.LSTMStateTuple(carried[i, 0], carried[i, 1])
-        for i in range(len(cells))
+    _, batch_size, depth = inputs.shape.as_list()
+    dropout = awd_lstm_tf.VariationalDropout(
+        [1, batch_size, depth], keep_prob, is_train=is_train, auto_update=True
     )
-    outputs, state = tf.nn.dynamic_rnn(
-        tf.nn.rnn_cell.MultiRNNCell(cells), inputs, initial_state=state
-    )
-    return outputs, tf.stack([[c, h] for c, h in state])
+    return dropout(inputs)
+
+
+def make_layers(flags, is_train):
+    """The LSTM layers. With weight tying, the last is as deep as the input."""
+    sizes = [flags.units] * flags.layers
+    if flags.weight_tying:
+        sizes[-1] = flags.embedding
+    return [
+        awd_lstm_tf.WeightDropLSTMBlockFusedCell(
+            units,
+            weight_drop_kr=flags.weight_keep,
+            use_vd=True,  # one mask for all time steps of a window of text,
+            auto_update=True,  # and a new one for the next window
+            recurrent_only=not flags.whole_kernel,
+            is_train=is_train,  # False: nothing is dropped
+            name=f"layer_{i}",
+        )
+        for i, units in enumerate(sizes)
+    ]
 
 
 class LanguageModel(object):
@@ -77,100 +84,145 @@ class LanguageModel(object):
 
     Built more than once in a graph, for training, evaluation and sampling. The
     weights are shared; each has a carried state of its own, so that a window
-    goes on where the window before it stopped. The softmax's weights are the
-    embedding, transposed ("weight tying", arXiv 1608.05859).
+    goes on where the window before it stopped.
 
     Args:
-      kind: 'lstm' or 'weight_drop'.
       flags: Settings, see `parse_flags`.
       vocabulary_size: Number of tokens.
       batch_size: Rows of a window.
-      is_train: Python bool; False switches weight drop off.
+      is_train: Python bool; False switches all that regularises off.
       name: Scope of the carried state.
 
     Attributes:
-      inputs, targets: Placeholders, `[batch_size, time]` token ids.
-      loss: Mean of -log(probability) over the window, in nats per token.
+      inputs, targets: Placeholders, `[batch_size, time]` token ids. Targets
+        below 0 do not count.
+      loss: Mean of -log(probability) of the targets, in nats per token.
+      objective: What is minimised: the loss, AR and TAR.
+      losses: Each target's -log(probability), `[time, batch_size]`.
+      outputs: The last layer's, not dropped, `[time, batch_size, units]`.
       probabilities: `[batch_size, vocabulary_size]`, of the token that follows.
       reset_state: Op that zeroes the carried state.
       carry_state: Op that moves the carried state past the window.
       summaries: What weight drop did, for TensorBoard.
     """
 
-    def __init__(
-        self, kind, flags, vocabulary_size, batch_size, is_train, name
-    ):
-        self.inputs = tf.placeholder(tf.int32, [batch_size, None])
-        self.targets = tf.placeholder(tf.int32, [batch_size, None])
-        carried = self._carried_state(flags, batch_size, name)
-
+    def __init__(self, flags, vocabulary_size, batch_size, is_train, name):
+        # The fused layer is fastest where it knows the time.
+        steps = flags.steps if is_train and not flags.variable_bptt else None
+        self.inputs = tf.placeholder(tf.int32, [batch_size, steps])
+        self.targets = tf.placeholder(tf.int32, [batch_size, steps])
+        layers = make_layers(flags, is_train)
         with tf.variable_scope("model", reuse=tf.AUTO_REUSE):
             embedding = tf.get_variable(
                 "embedding",
-                [vocabulary_size, flags.units],
+                [vocabulary_size, flags.embedding],
                 initializer=tf.random_uniform_initializer(-0.1, 0.1),
             )
-            bias = tf.get_variable(
-                "bias", [vocabulary_size], initializer=tf.zeros_initializer()
-            )
-            cells = [
-                make_cell(kind, flags, is_train) for _ in range(flags.layers)
-            ]
-            outputs, state = run_layers(
-                cells, tf.nn.embedding_lookup(embedding, self.inputs), carried
-            )
-            logits = tf.tensordot(outputs, embedding, [[2], [1]]) + bias
+            dropped = self._run_layers(flags, layers, embedding, is_train, name)
+            logits = self._logits(flags, dropped, embedding)
+        self._set_loss(logits)
+        self.objective = self.loss
+        if is_train:
+            self._regularise(flags, dropped)
+        self.probabilities = tf.nn.softmax(logits[-1] / SAMPLE_TEMPERATURE)
+        self.summaries = awd_lstm_tf.mask_summaries(*layers)
 
-        self.carry_state = carried.assign(state)
-        self.loss = tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(
-                labels=self.targets, logits=logits
-            )
+    def _run_layers(self, flags, layers, embedding, is_train, name):
+        """The last layer's dropped outputs, `[time, batch_size, units]`."""
+        outputs = awd_lstm_tf.embedding_dropout(
+            embedding, tf.transpose(self.inputs), flags.embedding_keep, is_train
         )
-        self.probabilities = tf.nn.softmax(logits[:, -1] / SAMPLE_TEMPERATURE)
-        self.summaries = []
-        if kind == "weight_drop":
-            self.summaries = awd_lstm_tf.mask_summaries(*cells)
+        outputs = locked_dropout(outputs, flags.input_keep, is_train)
+        resets, carries = [], []
+        for layer in layers:
+            carried = self._carried_state(f"{name}/{layer.name}", layer)
+            self.outputs, state = layer(
+                outputs, initial_state=[x.read_value() for x in carried]
+            )
+            resets += [x.initializer for x in carried]
+            carries += [x.assign(new) for x, new in zip(carried, state)]
+            last = layer is layers[-1]
+            keep_prob = flags.output_keep if last else flags.hidden_keep
+            outputs = locked_dropout(self.outputs, keep_prob, is_train)
+        self.reset_state, self.carry_state = tf.group(resets), tf.group(carries)
+        return outputs
 
-    def _carried_state(self, flags, batch_size, name):
-        """c and h of every layer, `[layers, 2, batch_size, units]`."""
-        # A resource variable: a value read from it stays what it was when the
+    def _carried_state(self, name, layer):
+        """Variables of c and h of a layer, `[batch_size, units]`."""
+        # Resource variables: a value read from one stays what it was when the
         # new state is assigned, and the gradient needs the old one.
-        carried = tf.get_variable(
-            name + "/state",
-            [flags.layers, 2, batch_size, flags.units],
-            initializer=tf.zeros_initializer(),
-            trainable=False,
-            use_resource=True,
+        shape = [self.inputs.shape[0].value, layer.num_units]
+        return [
+            tf.get_variable(
+                f"{name}/{part}",
+                shape,
+                initializer=tf.zeros_initializer(),
+                trainable=False,
+                use_resource=True,
+            )
+            for part in ("c", "h")
+        ]
+
+    def _logits(self, flags, outputs, embedding):
+        """`[time, batch_size, vocabulary_size]`."""
+        vocabulary_size = embedding.shape[0].value
+        weights = embedding  # "weight tying", arXiv 1608.05859
+        if not flags.weight_tying:
+            weights = tf.get_variable(
+                "softmax", [vocabulary_size, outputs.shape[2].value]
+            )
+        bias = tf.get_variable(
+            "bias", [vocabulary_size], initializer=tf.zeros_initializer()
         )
-        self.reset_state = carried.initializer
-        return carried
+        return tf.tensordot(outputs, weights, [[2], [1]]) + bias
+
+    def _set_loss(self, logits):
+        targets = tf.transpose(self.targets)
+        counts = targets >= 0
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels=tf.maximum(targets, 0), logits=logits
+        )
+        self.losses = tf.where(counts, losses, tf.zeros_like(losses))
+        count = tf.reduce_sum(tf.cast(counts, tf.float32))
+        self.loss = tf.reduce_sum(self.losses) / tf.maximum(count, 1.0)
+
+    def _regularise(self, flags, dropped):
+        self.objective += awd_lstm_tf.activation_regularization(
+            dropped, flags.alpha, time_major=True
+        )
+        self.objective += awd_lstm_tf.temporal_activation_regularization(
+            self.outputs, flags.beta, time_major=True
+        )
 
 
 # The command line.
 
 
-def positive(convert):
-    """An argparse type for numbers greater than zero."""
+def number(convert, rule, fits):
+    """An argparse type: `convert(text)`, refused unless it `fits`."""
 
     def parse(text):
         value = convert(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(
-                f"must be greater than 0, got {text}."
-            )
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"must be {rule}, got {text}.")
         return value
 
     parse.__name__ = convert.__name__  # argparse says "invalid int value"
     return parse
 
 
-def keep_rate(text):
-    """An argparse type for numbers in (0, 1]."""
-    value = float(text)
-    if not 0.0 < value <= 1.0:
-        raise argparse.ArgumentTypeError(f"must be in (0, 1], got {text}.")
-    return value
+def positive(convert):
+    """An argparse type for numbers greater than zero."""
+    return number(convert, "greater than 0", lambda x: 0 < x < float("inf"))
+
+
+def at_least_zero(convert):
+    """An argparse type for numbers that are not negative."""
+    return number(convert, "at least 0", lambda x: 0 <= x < float("inf"))
+
+
+keep_rate = number(float, "in (0, 1]", lambda x: 0.0 < x <= 1.0)
+share = number(float, "in [0, 1]", lambda x: 0.0 <= x <= 1.0)
 
 
 def parse_flags(argv=None):
@@ -181,11 +233,28 @@ def parse_flags(argv=None):
     )
     add_run_flags(parser.add_argument_group("the run").add_argument)
     add_model_flags(parser.add_argument_group("the model").add_argument)
-    return parser.parse_args(argv)
+    add_recipe_flags(parser.add_argument_group("the recipe").add_argument)
+    add_end_flags(parser.add_argument_group("at the end").add_argument)
+    config = parser.parse_known_args(argv)[0].config
+    parser.set_defaults(**configurations.CONFIGURATIONS[config])
+    flags = parser.parse_args(argv)
+    if flags.fine_tune and flags.optimizer != "nt_asgd":
+        parser.error(
+            "argument --fine-tune: needs --optimizer nt_asgd, got "
+            f"{flags.optimizer}."
+        )
+    configurations.leave_out(flags, flags.without)
+    return flags
 
 
 def add_run_flags(add):
     """Flags that say what is read and written."""
+    add(
+        "--config",
+        choices=sorted(configurations.CONFIGURATIONS),
+        default="small",
+        help="named settings, see configurations.py; the defaults of others",
+    )
     add(
         "--data",
         metavar="PATH",
@@ -193,7 +262,7 @@ def add_run_flags(add):
         "train.txt, valid.txt and test.txt; without it, the documentation that "
         "comes with Python",
     )
-    add("--level", choices=("word", "char"), default="word", help="of tokens")
+    add("--level", choices=("word", "char"), help="of tokens")
     add(
         "--out",
         metavar="DIR",
@@ -206,18 +275,11 @@ def add_run_flags(add):
         help="go on with the run in --out; give the other flags as before",
     )
     add(
-        "--cells",
+        "--models",
         nargs="+",
         choices=sorted(TITLES),
         default=sorted(TITLES),
-        help="the cells to train, one after the other",
-    )
-    add(
-        "--sample",
-        type=positive(int),
-        default=100,
-        metavar="TOKENS",
-        help="length of the text written at the end",
+        help="what to train, one after the other",
     )
     add(
         "--save-seconds",
@@ -234,43 +296,123 @@ def add_run_flags(add):
 
 
 def add_model_flags(add):
-    """Flags that say what is trained, and how."""
-    add("--units", type=positive(int), default=200, help="of each layer")
-    add("--layers", type=positive(int), default=1, help="of LSTM cells")
+    """Flags of the network and its training, of both models."""
+    add("--embedding", type=positive(int), help="depth of the input vectors")
+    add("--units", type=positive(int), help="of each layer")
+    add("--layers", type=positive(int), help="of LSTM")
+    add("--batch-size", type=positive(int), help="rows of text")
     add(
-        "--keep-rate",
-        type=keep_rate,
-        default=0.3,
-        help="share of the weights that weight drop keeps",
+        "--steps",
+        type=positive(int),
+        help="tokens of a row to propagate back through",
     )
+    add("--epochs", type=positive(int), help="passes over the text")
+    add(
+        "--optimizer",
+        choices=("adam", "nt_asgd"),
+        help="adam: a cosine from the learning rate to 0, after a short rise; "
+        "nt_asgd: a constant rate, and averages once validation stalls",
+    )
+    add("--learning-rate", type=positive(float), help="the highest")
+    add(
+        "--nonmono",
+        type=positive(int),
+        default=5,
+        help="of NT-ASGD: epochs that may go without improving",
+    )
+    add("--clip-norm", type=positive(float), help="of the gradient, at most")
+    add("--seed", type=int, default=1, help="of initial weights and masks")
+
+
+def add_recipe_flags(add):
+    """Flags of the regularisers, which the plain model does without."""
+    add(
+        "--without",
+        nargs="+",
+        choices=sorted(configurations.PARTS),
+        default=[],
+        metavar="PART",
+        help="leave out: " + ", ".join(sorted(configurations.PARTS)),
+    )
+    for name, what in (
+        ("weight", "weights of the LSTM layers"),
+        ("input", "embedded inputs"),
+        ("hidden", "what one layer gives the next"),
+        ("output", "outputs of the last layer"),
+        ("embedding", "words, whole rows of the embedding"),
+    ):
+        add(f"--{name}-keep", type=keep_rate, help=f"share kept of {what}")
     add(
         "--whole-kernel",
         action="store_true",
         help="drop the inputs' weights too; without it the hidden-to-hidden "
         "weights alone, as in the paper",
     )
-    add("--batch-size", type=positive(int), default=20, help="rows of text")
+    add("--alpha", type=at_least_zero(float), help="weight of AR")
+    add("--beta", type=at_least_zero(float), help="weight of TAR")
+    add("--weight-decay", type=at_least_zero(float), help="L2 on all weights")
     add(
-        "--steps",
+        "--variable-bptt",
+        action="store_true",
+        help="windows of varying length, the learning rate in proportion",
+    )
+    add(
+        "--weight-tying",
+        action="store_true",
+        help="the softmax's weights are the embedding; the last layer is as "
+        "deep as that",
+    )
+
+
+def add_end_flags(add):
+    """Flags of what comes after training."""
+    add(
+        "--fine-tune",
+        type=at_least_zero(int),
+        default=0,
+        metavar="EPOCHS",
+        help="at most so many, restarting NT-ASGD from its averages, until "
+        "validation stalls",
+    )
+    add(
+        "--cache",
+        type=at_least_zero(int),
+        default=0,
+        metavar="TOKENS",
+        help="evaluate with a cache pointer over so many past tokens, too",
+    )
+    add(
+        "--cache-theta",
+        type=at_least_zero(float),
+        default=0.66,
+        help="how much closer states count for more in the cache",
+    )
+    add(
+        "--cache-share",
+        type=share,
+        default=0.13,
+        help="of the cache in the prediction",
+    )
+    add(
+        "--sample",
         type=positive(int),
-        default=35,
-        help="tokens of a row to propagate back through",
+        default=100,
+        metavar="TOKENS",
+        help="length of the text written at the end",
     )
-    add("--epochs", type=positive(int), default=20, help="passes over the text")
-    add(
-        "--learning-rate",
-        type=positive(float),
-        default=2e-3,
-        help="of Adam; halved after an epoch without improvement on the "
-        "held-out text",
-    )
-    add("--seed", type=int, default=1, help="of initial weights and masks")
 
 
 def make_trainer(kind, flags, corpus):
-    """A trainer for one kind of cell, with a folder of its own in `--out`."""
+    """A trainer of one kind of model, with a folder of its own in `--out`."""
+    flags = argparse.Namespace(**vars(flags))
+    if kind == "plain":
+        # Weight tying and windows are how the network is made and fed, which
+        # both share.
+        configurations.leave_out(
+            flags, set(configurations.PARTS) - {"weight_tying", "variable_bptt"}
+        )
     build_model = functools.partial(
-        LanguageModel, kind, flags, len(corpus.vocabulary)
+        LanguageModel, flags, len(corpus.vocabulary)
     )
     folder = os.path.join(flags.out, kind)
     return trainer.Trainer(build_model, flags, corpus, folder)
@@ -279,39 +421,48 @@ def make_trainer(kind, flags, corpus):
 def run(flags):
     """Trains the models and shows what came of it."""
     corpus = text_data.load_corpus(flags.data, flags.level)
-    text_data.check_length(
-        corpus, flags.batch_size, flags.steps, trainer.HELD_OUT_BATCH_SIZE
-    )
+    text_data.check_length(corpus, flags.batch_size, flags.steps)
     run_folder.prepare(flags, corpus)
     print(
         f"{len(corpus.train)} {flags.level}s to train on, "
         f"{len(corpus.valid)} held out, {len(corpus.vocabulary)} different"
     )
-    progress, samples = {}, {}
-    for kind in flags.cells:
+    finished = {}
+    for kind in flags.models:
         training = make_trainer(kind, flags, corpus)
         training.train(TITLES[kind])
         training.restore(training.progress["best"]["checkpoint"])
         tokens = [corpus.vocabulary[i] for i in training.sample(flags.sample)]
-        samples[TITLES[kind]] = text_data.to_text(tokens, flags.level)
-        progress[TITLES[kind]] = training.progress
-    report(flags, progress, samples)
+        text = text_data.to_text(tokens, flags.level)
+        print(f"\n--- sampled from {TITLES[kind]} ---\n{text}\n")
+        finished[TITLES[kind]] = training
+    report(flags, finished)
 
 
-def report(flags, progress, samples):
-    """The sampled texts, the held-out figures and the picture's path."""
-    for title in samples:
-        print(f"\n--- sampled from {title} ---\n{samples[title]}")
-    print(f"\nHeld-out perplexity per {flags.level}, at the best epoch:")
-    for title in progress:
-        best = progress[title]["best"]
+def report(flags, finished):
+    """The held-out figures and the picture's path."""
+    print(
+        f"\nHeld-out loss in nats per {flags.level}, and perplexity, at the "
+        "best epoch:"
+    )
+    for title, training in finished.items():
+        best = training.progress["best"]
         print(
-            f"  {title:20}{best['held_out']:8.2f}  (epoch {best['epoch']} of "
-            f"{len(progress[title]['curve'])})"
+            f"  {title:12}{figures(best['held_out'])}  (epoch {best['epoch']} "
+            f"of {len(training.progress['curve'])}, {training.weights} weights)"
         )
+        if flags.cache:
+            loss = training.evaluate_with_cache(training.corpus.valid)
+            print(f"  {'with cache':12}{figures(loss)}")
     picture = os.path.join(flags.out, "curves.png")
+    progress = {title: finished[title].progress for title in finished}
     run_folder.draw_curves(picture, progress, flags.level)
     print("Curves:", picture)
+
+
+def figures(loss):
+    """A loss, and the perplexity it is."""
+    return f"{loss:8.4f}{text_data.perplexity(loss):10.2f}"
 
 
 def main(argv=None):

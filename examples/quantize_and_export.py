@@ -235,7 +235,7 @@ def run_integers(content, ids):
 def run(flags):
     """Trains, exports, compares; returns what it prints, as a dict."""
     corpus = text_data.load_corpus(flags.data, level="char")
-    text_data.check_length(corpus, flags.batch_size, flags.window, 1)
+    text_data.check_length(corpus, flags.batch_size, flags.window)
     characters = len(corpus.vocabulary)
     os.makedirs(flags.out, exist_ok=True)
     paths = {

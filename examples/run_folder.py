@@ -11,14 +11,19 @@ import os
 
 # What may differ from the run that `--resume` goes on with.
 FREE_SETTINGS = (
-    "cells",
-    "data",  # the text itself is compared
-    "epochs",
+    "cache",
+    "cache_share",
+    "cache_theta",
+    "config",  # what it stands for is compared
+    "data",  # the text itself, too
+    "fine_tune",
+    "models",
     "out",
     "resume",
     "sample",
     "save_seconds",
     "threads",
+    "without",
 )
 
 
@@ -110,6 +115,8 @@ def check_same(folder, settings, earlier):
     for name in sorted(settings):
         if settings[name] == earlier.get(name):
             continue
+        if name == "epochs" and settings["optimizer"] == "nt_asgd":
+            continue  # Adam's learning rate depends on it
         if name == "text":
             raise RunError(
                 f"`--data` must be the text of the run in {folder}, got "
@@ -131,11 +138,11 @@ def move_aside(folder):
 
 
 def draw_curves(path, progress, unit):
-    """Draws held-out perplexity by epoch, the best epochs marked.
+    """Draws held-out and training loss by epoch, the best epochs marked.
 
     Args:
       path: PNG file to write.
-      progress: Dict of label to the progress of a `language_model.Trainer`.
+      progress: Dict of label to the progress of a `trainer.Trainer`.
       unit: 'word' or 'char', for the axis.
     """
     import matplotlib
@@ -145,21 +152,25 @@ def draw_curves(path, progress, unit):
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     for label in progress:
-        held_out = [point["held_out"] for point in progress[label]["curve"]]
-        best = progress[label]["best"]
+        curve, best = progress[label]["curve"], progress[label]["best"]
+        epochs = range(1, len(curve) + 1)
         (line,) = axes.plot(
-            range(1, len(held_out) + 1),
-            held_out,
-            label=f"{label}: {best['held_out']:.2f}",
+            epochs,
+            [point["held_out"] for point in curve],
+            label=f"{label}: {best['held_out']:.3f}",
         )
         axes.plot(best["epoch"], best["held_out"], "o", color=line.get_color())
+        # With dropout, while training; without, when held out.
+        axes.plot(
+            epochs,
+            [point["train"] for point in curve],
+            ":",
+            color=line.get_color(),
+        )
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"held-out perplexity per {unit}")
-    axes.set_yscale("log")
+    axes.set_ylabel(f"loss, nats per {unit} (dotted: training)")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
-    axes.yaxis.set_minor_formatter(ticker.ScalarFormatter())
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -78,16 +78,26 @@ def python_documentation():
     return "\n\n".join(collections.OrderedDict.fromkeys(paragraphs))
 
 
+# What the files of a folder are called: ours, PTB's, WikiText's.
+FILE_NAMES = ("{}.txt", "ptb.{}.txt", "wiki.{}.tokens")
+
+
 def read_folder(path):
-    """Texts of train.txt, valid.txt and test.txt in `path`."""
-    files = [os.path.join(path, part + ".txt") for part in PARTS]
-    missing = [name for name in files if not os.path.isfile(name)]
-    if missing:
-        raise DataError(
-            "`--data` must be a text file or a folder with train.txt, "
-            f"valid.txt and test.txt, got a folder without {missing[0]}."
-        )
-    return [read_text(name) for name in files]
+    """Texts of the train, valid and test files in `path`."""
+    for names in FILE_NAMES:
+        files = [os.path.join(path, names.format(part)) for part in PARTS]
+        missing = [name for name in files if not os.path.isfile(name)]
+        if not missing:
+            return [read_text(name) for name in files]
+        if len(missing) < len(files):
+            break
+    else:
+        missing = [os.path.join(path, "train.txt")]
+    raise DataError(
+        "`--data` must be a text file or a folder with train.txt, valid.txt "
+        "and test.txt (or ptb.train.txt, ..., or wiki.train.tokens, ...), got "
+        f"a folder without {missing[0]}."
+    )
 
 
 def read_text(path):
@@ -177,51 +187,108 @@ def to_text(tokens, level):
     return re.sub(r" ([,.;:!?)\]}])", r"\1", text)
 
 
-def windows(ids, batch_size, steps):
-    """Cuts ids into windows for truncated back-propagation through time.
+def perplexity(loss):
+    """exp(mean of -log(probability)); infinite, when it is."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(loss))
 
-    The text is laid out as `batch_size` long rows, so that row `i` of a window
-    goes on where row `i` of the window before it stopped.
+
+def in_rows(ids, batch_size):
+    """Cuts a text into rows, for windows that go on from one to the next.
 
     Args:
       ids: 1-D array of token ids.
       batch_size: Number of rows.
-      steps: Length of a window; the last one may be shorter.
 
     Returns:
-      A list of pairs `(inputs, targets)` of arrays `[batch_size, <= steps]`;
-      `targets` are the inputs one token later.
+      Inputs and targets, `[batch_size, length]`; `targets` are the inputs one
+      token later. What does not fill a column is left out.
     """
     length = (len(ids) - 1) // batch_size
-    inputs = ids[: batch_size * length].reshape(batch_size, length)
-    targets = ids[1 : batch_size * length + 1].reshape(batch_size, length)
+    return [
+        part[: batch_size * length].reshape(batch_size, length)
+        for part in (ids[:-1], ids[1:])
+    ]
+
+
+def training_windows(ids, batch_size, steps, random, varying=False):
+    """Windows for truncated back-propagation through time, of one epoch.
+
+    Row `i` of a window goes on where row `i` of the window before it stopped.
+    The first begins at a random token among the first `steps`, so that each
+    epoch has other windows; or, when `varying`, all have random lengths:
+    around `steps`, or around half of it once in twenty times, as in section
+    4.1 of the paper.
+
+    Args:
+      ids: 1-D array of token ids.
+      batch_size: Number of rows.
+      steps: Length of a window.
+      random: A `np.random.RandomState`.
+      varying: Whether windows have random lengths. Multiply the learning rate
+        by the length over `steps`.
+
+    Yields:
+      `(position, inputs, targets)`: the share of the text before this window,
+      and arrays `[batch_size, steps]`.
+    """
+    inputs, targets = in_rows(ids, batch_size)
+    length = inputs.shape[1]
+    start = 0 if varying else random.randint(min(steps, length - steps + 1))
+    while start < length:
+        size = steps
+        if varying:
+            mean = steps if random.uniform() < 0.95 else steps / 2
+            size = max(5, int(round(random.normal(mean, 5))))
+            size = min(size, length - start)
+        elif start + size > length:
+            return
+        window = slice(start, start + size)
+        yield start / length, inputs[:, window], targets[:, window]
+        start += size
+
+
+def held_out_windows(ids, batch_size, steps):
+    """Windows over all of a text, to evaluate on.
+
+    Args:
+      ids: 1-D array of token ids.
+      batch_size: Number of rows.
+      steps: Length of a window; the last may be shorter.
+
+    Returns:
+      A list of pairs `(inputs, targets)`, `[batch_size, <= steps]`. To fill the
+      last row there are inputs with the target -1.
+    """
+    length = -(-(len(ids) - 1) // batch_size)
+    missing = (0, batch_size * length - (len(ids) - 1))
+    inputs = np.pad(ids[:-1], missing, "constant", constant_values=0)
+    targets = np.pad(ids[1:], missing, "constant", constant_values=-1)
+    inputs = inputs.reshape(batch_size, length)
+    targets = targets.reshape(batch_size, length)
     return [
         (inputs[:, start : start + steps], targets[:, start : start + steps])
         for start in range(0, length, steps)
     ]
 
 
-def check_length(corpus, batch_size, steps, held_out_batch_size):
-    """Refuses a text too short for one batch of each part in use.
+def check_length(corpus, batch_size, steps):
+    """Refuses a text too short for one window of each part in use.
 
     Args:
       corpus: A `Corpus`.
       batch_size: Rows of a training batch.
       steps: Length of a training window.
-      held_out_batch_size: Rows of a validation batch.
 
     Raises:
       DataError: Naming the part, the tokens needed and the tokens there.
     """
-    needed = (
-        ("train", batch_size * steps + 1),
-        ("valid", held_out_batch_size + 1),
-    )
+    needed = (("train", batch_size * steps + 1), ("valid", 2))
     for part, tokens in needed:
         got = len(getattr(corpus, part))
         if got < tokens:
             raise DataError(
-                f"`--data` is too short for one batch: the {part} part needs "
+                f"`--data` is too short for one window: the {part} part needs "
                 f"{tokens} tokens, got {got}. Use a longer text, or a smaller "
                 "`--batch-size` or `--steps`."
             )

@@ -2,23 +2,28 @@
 
 A `Trainer` owns one model: its graph, its session, and its folder with
 
-    progress.json    how far it has come, and the checkpoint that goes with it
-    step-*           checkpoints: the last, and that of the best epoch
-    events.*         summaries for TensorBoard
+    progress.json      how far it has come, and the checkpoint that goes with it
+    step-*, epoch-*    checkpoints: the last, and that of the best epoch
+    events.*           summaries for TensorBoard
 """
 
+import contextlib
 import os
 import time
 
+import cache_pointer
 import numpy as np
 import run_folder
 import tensorflow as tf
 import text_data
 import tqdm
 
+import awd_lstm_tf
+
 HELD_OUT_BATCH_SIZE = 10
+HELD_OUT_STEPS = 200  # of a window; no gradient goes back through it
 SUMMARY_EVERY = 20  # training steps
-CLIP_NORM = 1.0  # of the gradient
+WARM_UP = 200  # training steps in which Adam's learning rate rises
 # Read before writing a sample. A network that has hardly been trained from the
 # zero state needs some hundred tokens to find its way.
 PROMPT = 1000
@@ -28,31 +33,38 @@ class DivergedError(Exception):
     """Training has come to numbers that are not finite."""
 
 
-def minimise(loss, learning_rate):
-    """One step of Adam with the gradient clipped.
+def make_optimizer(flags, learning_rate):
+    """Adam or NT-ASGD."""
+    if flags.optimizer == "adam":
+        return tf.train.AdamOptimizer(learning_rate)
+    return awd_lstm_tf.NTASGDOptimizer(learning_rate, flags.nonmono)
+
+
+def minimise(objective, optimizer, flags):
+    """One step of the optimizer, the gradient clipped.
 
     Args:
-      loss: Scalar tensor.
-      learning_rate: Scalar tensor.
+      objective: Scalar tensor.
+      optimizer: A `tf.train.Optimizer`.
+      flags: Settings; `clip_norm` and `weight_decay` are used.
 
     Returns:
       The train op and the gradient's norm. Running the op fails, and leaves the
       weights alone, when the gradient is not finite.
     """
     weights = tf.trainable_variables()
-    gradients = tf.gradients(loss, weights)
+    gradients = tf.gradients(objective, weights)
     norm = tf.check_numerics(tf.global_norm(gradients), "gradient")
-    gradients, _ = tf.clip_by_global_norm(gradients, CLIP_NORM, use_norm=norm)
-    train_op = tf.train.AdamOptimizer(learning_rate).apply_gradients(
+    gradients, _ = tf.clip_by_global_norm(gradients, flags.clip_norm, norm)
+    if flags.weight_decay:
+        gradients = [
+            gradient + flags.weight_decay * weight
+            for gradient, weight in zip(gradients, weights)
+        ]
+    train_op = optimizer.apply_gradients(
         zip(gradients, weights), tf.train.get_or_create_global_step()
     )
     return train_op, norm
-
-
-def perplexity(loss, tokens):
-    """exp(mean of -log(probability)), from the sum over a number of tokens."""
-    with np.errstate(over="ignore"):  # infinite, when it is
-        return float(np.exp(loss / tokens))
 
 
 class Trainer(object):
@@ -70,9 +82,12 @@ class Trainer(object):
       folder: Where to keep this model's files.
 
     Attributes:
-      progress: Dict with `step`, `curve` (a dict for each epoch), `best` (a
-        dict for the best epoch), `learning_rate`, `checkpoint` and
-        `epoch_loss` (summed over the tokens of this epoch so far).
+      progress: Dict with `step`, `epoch_start` (the step this epoch began at),
+        `epoch_loss` and `epoch_tokens` (summed over this epoch so far),
+        `seconds` (spent on it), `curve` (a dict for each epoch), `best` (a dict
+        for the best epoch), `stalled` (whether fine-tuning is over) and
+        `checkpoint`.
+      weights: Number of trainable weights.
 
     Raises:
       RunError: The folder holds progress that cannot be taken up.
@@ -80,16 +95,16 @@ class Trainer(object):
 
     def __init__(self, build_model, flags, corpus, folder):
         self.flags, self.corpus, self.folder = flags, corpus, folder
-        self.windows = text_data.windows(
-            corpus.train, flags.batch_size, flags.steps
-        )
         self.progress = run_folder.read_json(self.path("progress.json")) or {
             "step": 0,
+            "epoch_start": 0,
+            "epoch_loss": 0.0,
+            "epoch_tokens": 0,
+            "seconds": 0.0,
             "curve": [],
             "best": None,
-            "learning_rate": flags.learning_rate,
+            "stalled": False,
             "checkpoint": None,
-            "epoch_loss": 0.0,
         }
         graph = tf.Graph()
         with graph.as_default():
@@ -113,16 +128,36 @@ class Trainer(object):
         self.held_out = build_model(HELD_OUT_BATCH_SIZE, False, "held_out")
         self.sampling = build_model(1, False, "sampling")
         self.learning_rate = tf.placeholder(tf.float32, [])
-        self.train_op, norm = minimise(self.training.loss, self.learning_rate)
+        self.optimizer = make_optimizer(self.flags, self.learning_rate)
+        self.train_op, norm = minimise(
+            self.training.objective, self.optimizer, self.flags
+        )
+        if self._averages:
+            self.fine_tune = self.optimizer.restart
         self.global_step = tf.train.get_global_step()
+        self.weights = sum(
+            variable.shape.num_elements()
+            for variable in tf.trainable_variables()
+        )
         scalars = [
             tf.summary.scalar("train_loss", self.training.loss),
+            tf.summary.scalar("objective", self.training.objective),
             tf.summary.scalar("gradient_norm", norm),
             tf.summary.scalar("learning_rate", self.learning_rate),
         ]
         self.summaries = tf.summary.merge(scalars + self.training.summaries)
         self.initialise = tf.global_variables_initializer()
-        self.saver = tf.train.Saver(max_to_keep=0)  # `save` tidies up itself
+        # Old checkpoints are left alone here: `save` tidies up itself.
+        self.saver = self._make_saver(max_to_keep=0)
+
+    def _make_saver(self, **kwargs):
+        if self._averages:
+            return self.optimizer.swapping_saver(**kwargs)
+        return tf.train.Saver(**kwargs)
+
+    @property
+    def _averages(self):
+        return self.flags.optimizer == "nt_asgd"
 
     def _start(self, graph):
         """Fresh weights, or those of the last checkpoint."""
@@ -140,11 +175,11 @@ class Trainer(object):
 
     # Checkpoints.
 
-    def save(self):
+    def save(self, name=None):
         """Writes a checkpoint, then the progress; drops older checkpoints."""
         # Ctrl-C may come after a step was made and before it was counted here.
         self.progress["step"] = int(self.session.run(self.global_step))
-        name = f"step-{self.progress['step']}"
+        name = name or f"step-{self.progress['step']}"
         if name != self.progress["checkpoint"]:
             self.saver.save(
                 self.session, self.path(name), write_meta_graph=False
@@ -158,7 +193,8 @@ class Trainer(object):
         keep = (last, best.get("checkpoint"))
         for name in os.listdir(self.folder):
             checkpoint = name.split(".")[0]
-            if checkpoint.startswith("step-") and checkpoint not in keep:
+            ours = checkpoint.startswith(("step-", "epoch-"))
+            if ours and checkpoint not in keep:
                 os.remove(self.path(name))
 
     def restore(self, name):
@@ -174,49 +210,64 @@ class Trainer(object):
     # Training.
 
     def train(self, title):
-        """Trains up to `--epochs`, from wherever the progress stands."""
-        tokens = self.windows[0][0].size
+        """Trains up to the last epoch, from wherever the progress stands."""
+        tokens, epochs = len(self.corpus.train), len(self.progress["curve"])
         with tqdm.tqdm(
             desc=title,
-            total=len(self.windows) * self.flags.epochs * tokens,
-            initial=self.progress["step"] * tokens,
+            total=tokens * self.flags.epochs,
+            initial=tokens * epochs,
             unit="tok",
             unit_scale=True,
             smoothing=0.05,
             mininterval=0.5,
         ) as bar:
             try:
-                while len(self.progress["curve"]) < self.flags.epochs:
+                while not self._finished():
                     self._train_epoch(bar)
-                    self._finish_epoch()
-                    bar.set_postfix(held_out=self.progress["best"]["held_out"])
+                    bar.write(self._finish_epoch())
             except KeyboardInterrupt:
                 self.save()
                 raise
         self.writer.close()
 
+    def _finished(self):
+        epochs = self.flags.epochs + self.flags.fine_tune
+        return self.progress["stalled"] or len(self.progress["curve"]) >= epochs
+
     def _train_epoch(self, bar):
         """The windows of this epoch that are still to be done."""
-        epochs = len(self.progress["curve"])
-        done = self.progress["step"] - epochs * len(self.windows)
+        epoch = len(self.progress["curve"])
+        done = self.progress["step"] - self.progress["epoch_start"]
         if done == 0:
             self.session.run(self.training.reset_state)
-        for inputs, targets in self.windows[done:]:
-            self._train_step(inputs, targets)
+            if epoch == self.flags.epochs:  # fine-tuning begins
+                self.session.run(self.fine_tune)
+        windows = text_data.training_windows(
+            self.corpus.train,
+            self.flags.batch_size,
+            self.flags.steps,
+            np.random.RandomState([self.flags.seed, epoch]),
+            self.flags.variable_bptt,
+        )
+        for number, (position, inputs, targets) in enumerate(windows):
+            if number >= done:
+                self._train_step(epoch + position, inputs, targets)
             bar.update(inputs.size)
             if time.time() - self.saved_at > self.flags.save_seconds:
                 self.save()
 
-    def _train_step(self, inputs, targets):
-        """Trains on one window."""
+    def _train_step(self, epochs, inputs, targets):
+        """Trains on one window, after so many epochs."""
+        start = time.time()
         step = self.progress["step"]
         fetches = [self.training.loss, self.training.carry_state, self.train_op]
         if step % SUMMARY_EVERY == 0:
             fetches.append(self.summaries)
+        rate = self.rate(epochs) * inputs.shape[1] / self.flags.steps
         feeds = {
             self.training.inputs: inputs,
             self.training.targets: targets,
-            self.learning_rate: self.progress["learning_rate"],
+            self.learning_rate: rate,
         }
         try:
             loss, _, _, *summaries = self.session.run(fetches, feeds)
@@ -226,47 +277,67 @@ class Trainer(object):
             self.writer.add_summary(summary, step)
         self.progress["step"] += 1
         self.progress["epoch_loss"] += float(loss) * inputs.size
+        self.progress["epoch_tokens"] += inputs.size
+        self.progress["seconds"] += time.time() - start
+
+    def rate(self, epochs):
+        """The learning rate for a full window, after so many epochs."""
+        if self._averages:
+            return self.flags.learning_rate
+        rise = min(1.0, (self.progress["step"] + 1) / WARM_UP)
+        fall = 0.5 * (1.0 + np.cos(np.pi * epochs / self.flags.epochs))
+        return self.flags.learning_rate * rise * fall
 
     def _finish_epoch(self):
-        """Evaluates, keeps the best, lowers the learning rate, saves."""
+        """Evaluates, keeps the best, saves. Returns a line on the epoch."""
         progress = self.progress
         held_out = self.evaluate(self.corpus.valid)
         if not np.isfinite(held_out):
-            raise self._diverged("the held-out perplexity")
+            raise self._diverged("the held-out loss")
+        if self._averages:
+            stalls = self.optimizer.report(self.session, held_out)
+            if len(progress["curve"]) >= self.flags.epochs:  # fine-tuning
+                progress["stalled"] = stalls
         point = {
-            "train": self._train_perplexity(),
+            "train": progress["epoch_loss"] / progress["epoch_tokens"],
             "held_out": held_out,
-            "learning_rate": progress["learning_rate"],
+            "seconds": round(progress["seconds"], 1),
         }
-        update = {"curve": progress["curve"] + [point], "epoch_loss": 0.0}
-        best = progress["best"]
+        epoch = len(progress["curve"]) + 1
+        update = {
+            "curve": progress["curve"] + [point],
+            "epoch_start": progress["step"],
+            "epoch_loss": 0.0,
+            "epoch_tokens": 0,
+            "seconds": 0.0,
+        }
+        best, name = progress["best"], f"epoch-{epoch}"
         if best is None or held_out < best["held_out"]:
             update["best"] = {
                 "held_out": held_out,
-                "epoch": len(update["curve"]),
-                "checkpoint": f"step-{progress['step']}",
+                "epoch": epoch,
+                "checkpoint": name,
             }
-        else:
-            update["learning_rate"] = progress["learning_rate"] / 2.0
         progress.update(update)  # all at once, lest Ctrl-C find half of it
         self._summarise(point)
-        self.save()
-
-    def _train_perplexity(self):
-        tokens = sum(inputs.size for inputs, _ in self.windows)
-        return perplexity(self.progress["epoch_loss"], tokens)
+        self.save(name)
+        return "epoch {}: train {train:.4f}, held out {held_out:.4f}".format(
+            epoch, **point
+        )
 
     def _diverged(self, what):
+        checkpoint = self.path(self.progress["checkpoint"])
         return DivergedError(
             f"{what} is not finite at step {self.progress['step']}. Lower "
-            f"`--learning-rate`, got {self.progress['learning_rate']}."
+            f"`--learning-rate`, got {self.flags.learning_rate}. The last good "
+            f"checkpoint is {checkpoint}."
         )
 
     def _summarise(self, point):
-        """Shows one epoch's perplexities in TensorBoard."""
+        """Shows one epoch's losses in TensorBoard."""
         for part in ("train", "held_out"):
             value = tf.Summary.Value(
-                tag=f"perplexity/{part}", simple_value=point[part]
+                tag=f"loss/{part}", simple_value=point[part]
             )
             self.writer.add_summary(
                 tf.Summary(value=[value]), self.progress["step"]
@@ -274,20 +345,55 @@ class Trainer(object):
 
     # What the model has learnt.
 
-    def evaluate(self, ids):
-        """Perplexity of the model on a text, with weight drop off."""
-        model, total, tokens = self.held_out, 0.0, 0
+    def _evaluating(self):
+        """Within: the weights are what is to be evaluated."""
+        if self._averages:
+            return self.optimizer.averaged(self.session)
+        return contextlib.ExitStack()  # which does nothing
+
+    def _held_out_windows(self, model, ids, *tensors):
+        """Values of tensors for each window of a text, and its targets."""
+        batch_size = model.inputs.shape[0].value
         self.session.run(model.reset_state)
-        for inputs, targets in text_data.windows(
-            ids, HELD_OUT_BATCH_SIZE, self.flags.steps
+        for inputs, targets in text_data.held_out_windows(
+            ids, batch_size, HELD_OUT_STEPS
         ):
-            loss, _ = self.session.run(
-                [model.loss, model.carry_state],
+            values, _ = self.session.run(
+                [tensors, model.carry_state],
                 {model.inputs: inputs, model.targets: targets},
             )
-            total += float(loss) * inputs.size
-            tokens += inputs.size
-        return perplexity(total, tokens)
+            yield values, targets
+
+    def evaluate(self, ids):
+        """Mean of -log(probability) over a text, in nats, nothing dropped."""
+        model, total = self.held_out, 0.0
+        with self._evaluating():
+            for (losses,), _ in self._held_out_windows(
+                model, ids, model.losses
+            ):
+                total += losses.sum(dtype=np.float64)
+        return total / (len(ids) - 1)
+
+    def evaluate_with_cache(self, ids):
+        """The same, when a cache of past tokens helps to predict."""
+        model = self.sampling
+        with self._evaluating():
+            windows = [
+                (losses[:, 0], outputs[:, 0], targets[0])
+                for (losses, outputs), targets in self._held_out_windows(
+                    model, ids, model.losses, model.outputs
+                )
+            ]
+        losses, outputs, targets = map(np.concatenate, zip(*windows))
+        flags = self.flags
+        return cache_pointer.losses(
+            losses,
+            outputs,
+            targets,
+            flags.cache,
+            flags.cache_theta,
+            flags.cache_share,
+        ).mean()
 
     def sample(self, length):
         """Writes text.
@@ -302,12 +408,14 @@ class Trainer(object):
         model = self.sampling
         self.session.run(model.reset_state)
         inputs, sampled = [self.corpus.valid[:PROMPT]], []
-        for _ in range(length):
-            probabilities, _ = self.session.run(
-                [model.probabilities, model.carry_state], {model.inputs: inputs}
-            )
-            p = probabilities[0].astype(np.float64)
-            p[text_data.UNKNOWN_ID] = 0.0  # nothing to read
-            sampled.append(random.choice(len(p), p=p / p.sum()))
-            inputs = [sampled[-1:]]
+        with self._evaluating():
+            for _ in range(length):
+                probabilities, _ = self.session.run(
+                    [model.probabilities, model.carry_state],
+                    {model.inputs: inputs},
+                )
+                p = probabilities[0].astype(np.float64)
+                p[text_data.UNKNOWN_ID] = 0.0  # nothing to read
+                sampled.append(random.choice(len(p), p=p / p.sum()))
+                inputs = [sampled[-1:]]
         return sampled
