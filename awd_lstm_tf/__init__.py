@@ -42,11 +42,13 @@ from awd_lstm_tf.regularizers import (  # noqa: E402
     temporal_activation_regularization,
 )
 from awd_lstm_tf.variational_dropout import VariationalDropout  # noqa: E402
+from awd_lstm_tf.weight_drop_getter import WeightDropGetter  # noqa: E402
 from awd_lstm_tf.weight_drop_lstm import WeightDropLSTMCell  # noqa: E402
 
 __all__ = [
     "NTASGDOptimizer",
     "VariationalDropout",
+    "WeightDropGetter",
     "WeightDropLSTMBlockFusedCell",
     "WeightDropLSTMCell",
     "activation_regularization",

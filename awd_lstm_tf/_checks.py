@@ -6,17 +6,43 @@ Each check returns the value it was given, ready to use.
 
 import math
 import numbers
+import re
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import tensor_util
 
 _KEEP_RULE = "`{}` must be in (0, 1], got "
+_KEEP_RULE_FLOAT16 = "`{}` must be in [1/65504, 1] with float16, got "
 
 
 def is_tensor(value):
     """Whether `value` is a graph-time unknown: a tensor or a variable."""
     return tensor_util.is_tensor(value)
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def tensor(argument, value, dtype=None):
+    """`value` as a tensor, of `dtype` if that is given."""
+    try:
+        return tf.convert_to_tensor(value, dtype, name=argument)
+    except (TypeError, ValueError) as error:
+        kind = "" if dtype is None else f" of dtype {dtype.name}"
+        raise TypeError(
+            f"`{argument}` must be a tensor{kind}, got {value!r}."
+        ) from error
+
+
+def same_graph(argument, visible):
+    """A tensor of the graph that it is used in."""
+    if not visible:
+        raise ValueError(
+            f"`{argument}` must be of the graph that it is used in, got a "
+            "tensor of another graph: make it in the same `tf.Graph`."
+        )
 
 
 def _scalar_tensor(argument, value, kind):
@@ -37,9 +63,7 @@ def keep_prob(argument, value):
     """A float in (0, 1], or a scalar float tensor (checked when it is read)."""
     if is_tensor(value):
         return _scalar_tensor(argument, value, "floating")
-    if isinstance(value, (bool, np.bool_)) or not isinstance(
-        value, (numbers.Real, np.number)
-    ):
+    if not _is_number(value):
         raise TypeError(
             f"`{argument}` must be a float in (0, 1] or a scalar float "
             f"tensor, got {value!r}."
@@ -49,11 +73,29 @@ def keep_prob(argument, value):
     return float(value)
 
 
-def checked_keep_prob(argument, value):
-    """`value` behind an op that fails the step when it leaves (0, 1]."""
+def _keep_rule(argument, *dtypes):
+    """The lowest rate whose inverse the dtypes can hold, and the sentence."""
+    if tf.float16 not in dtypes:  # others hold that of the lowest drawn, 2**-16
+        return 0.0, _KEEP_RULE.format(argument)
+    return 1 / float(tf.float16.max), _KEEP_RULE_FLOAT16.format(argument)
+
+
+def keep_prob_of_dtype(argument, value, dtype):
+    """A keep rate whose inverse, an entry of the mask, is finite."""
+    lowest, message = _keep_rule(argument, dtype)
+    if not is_tensor(value) and value < lowest:
+        raise ValueError(f"{message}{value}: raise it, or use float32.")
+    return value
+
+
+def checked_keep_prob(argument, value, dtype):
+    """`value` behind an op that fails the step when it leaves its range."""
     value = tf.convert_to_tensor(value)
+    lowest, message = _keep_rule(argument, value.dtype, dtype)
     valid = tf.logical_and(value > 0, value <= 1)  # False for NaN, too
-    message = _KEEP_RULE.format(argument)
+    if lowest:
+        high_enough = tf.cast(value, tf.float64) >= lowest
+        valid = tf.logical_and(valid, high_enough)
     with tf.control_dependencies([tf.Assert(valid, [message, value])]):
         return tf.identity(value)
 
@@ -89,6 +131,13 @@ def integer(argument, value, least=None):
     return value
 
 
+def num_units(value):
+    """A positive integer, which may be a float, as in LSTMCell: 4.0."""
+    if _is_number(value) and value % 1 == 0:
+        value = int(value)
+    return integer("num_units", value, 1)
+
+
 def optional_integer(argument, value, least=None):
     """`integer`, or None."""
     return None if value is None else integer(argument, value, least)
@@ -96,9 +145,7 @@ def optional_integer(argument, value, least=None):
 
 def finite(argument, value):
     """A finite Python number."""
-    if isinstance(value, bool) or not isinstance(
-        value, (numbers.Real, np.number)
-    ):
+    if not _is_number(value):
         raise TypeError(f"`{argument}` must be a number, got {value!r}.")
     if not math.isfinite(value):
         raise ValueError(f"`{argument}` must be finite, got {value}.")
@@ -117,12 +164,31 @@ def auto_update(value, use_vd):
 
 def floating(argument, value):
     """A floating dtype."""
-    value = tf.as_dtype(value).base_dtype
-    if not value.is_floating:
+    try:
+        dtype = tf.as_dtype(value).base_dtype
+    except TypeError:  # no dtype at all
+        dtype = None
+    if dtype is None or not dtype.is_floating:
+        given = repr(value) if dtype is None else dtype.name
+        raise TypeError(f"`{argument}` must be a floating dtype, got {given}.")
+    return dtype
+
+
+def optional_floating(argument, value):
+    """`floating`, or None."""
+    return None if value is None else floating(argument, value)
+
+
+def collection_names(argument, value):
+    """Names of graph collections, as a list."""
+    names = [value] if isinstance(value, str) else value or []
+    if not isinstance(names, (list, tuple)) or not all(
+        isinstance(name, str) for name in names
+    ):
         raise TypeError(
-            f"`{argument}` must be a floating dtype, got {value.name}."
+            f"`{argument}` must be a name or a list of names, got {value!r}."
         )
-    return value
+    return list(names)
 
 
 def known_shape(argument, value):
@@ -204,12 +270,67 @@ def mask_exists(method, built):
         )
 
 
+def mask_owner(value):
+    """Something with a mask to show."""
+    if not hasattr(type(value), "mask_changed"):
+        raise TypeError(
+            "`owners` must be cells or dropouts of awd_lstm_tf, each an "
+            f"argument of its own, got {value!r}."
+        )
+    return value
+
+
 def keep_prob_outside_loops(argument, visible):
     """The mask is drawn outside of loops, so its keep rate must be there."""
     if not visible:
         raise ValueError(
             f"`{argument}` must be made outside of the loop for a mask that "
             "is drawn outside of it, got a tensor made inside: move it out."
+        )
+
+
+def name_predicate(argument, value):
+    """A function from a name to a bool, or a regular expression for one."""
+    if callable(value):
+        return value
+    try:
+        return re.compile(value).search
+    except (TypeError, re.error):
+        raise TypeError(
+            f"`{argument}` must be a regular expression or a function from a "
+            f"name to a bool, got {value!r}."
+        ) from None
+
+
+def known_variable_shape(name, shape):
+    """The shape of a variable whose mask is to be made, as a list of ints."""
+    if not shape.is_fully_defined():
+        raise ValueError(
+            f"`names` must choose variables of known shape, got '{name}' of "
+            f"shape {shape}: leave it out."
+        )
+    return shape.as_list()
+
+
+def gotten(method, masked):
+    """A getter was asked for a variable that it drops."""
+    if not masked:
+        raise ValueError(
+            f"`{method}` needs a mask, and no trainable variable that `names` "
+            "chooses was gotten yet: build layers in "
+            "`tf.variable_scope(..., custom_getter=...)` first (tf.keras.layers "
+            "do not ask getters)."
+        )
+
+
+def read_whole(name, whole):
+    """A partitioned variable has one mask for all of its parts."""
+    if not whole:
+        raise ValueError(
+            f"The partitioned variable '{name}' must be read whole while its "
+            "weights are dropped, not part by part: look up embeddings with "
+            "`awd_lstm_tf.embedding_dropout`, and give a regularizer to the "
+            "scope, not to the layer."
         )
 
 
@@ -234,6 +355,37 @@ def mask_per_sequence(keep_rate, use_vd):
         )
 
 
+# LSTMCell's arguments that the fused layer does not have.
+_ONLY_LSTM_CELLS = (
+    "activation",
+    "initializer",
+    "input_bias",
+    "is_quant",
+    "num_proj",
+    "num_proj_shards",
+    "num_unit_shards",
+    "proj_clip",
+    "quant_delay",
+    "state_is_tuple",
+)
+
+
+def fused_arguments(given):
+    """What is left for `tf.layers.Layer`: nothing that an LSTMCell has."""
+    if "use_peepholes" in given:
+        raise TypeError(
+            "`use_peepholes` must be left out of WeightDropLSTMBlockFusedCell: "
+            "there, as in LSTMBlockFusedCell, it is called `use_peephole`."
+        )
+    for argument in _ONLY_LSTM_CELLS:
+        if argument in given:
+            raise TypeError(
+                f"`{argument}` must be left out of WeightDropLSTMBlockFusedCell"
+                f", got {given[argument]!r}: use WeightDropLSTMCell, which has "
+                "it."
+            )
+
+
 def known_depth(depth):
     """The depth of a layer's inputs, which its kernel's shape depends on."""
     if depth is None:
@@ -246,11 +398,12 @@ def known_depth(depth):
 
 def inputs_dtype(dtype, inputs):
     """`dtype`, if given, is that of the inputs."""
-    if dtype is not None and tf.as_dtype(dtype) != inputs.dtype.base_dtype:
+    dtype = optional_floating("dtype", dtype)
+    if dtype not in (None, inputs.dtype.base_dtype):
         raise TypeError(
             "`dtype` must be that of the inputs, "
-            f"{inputs.dtype.base_dtype.name}, got {tf.as_dtype(dtype).name}: "
-            "leave it out, or cast the inputs."
+            f"{inputs.dtype.base_dtype.name}, got {dtype.name}: leave it out, "
+            "or cast the inputs."
         )
 
 
@@ -263,11 +416,12 @@ def initial_state(value):
     return value
 
 
-def vector(argument, value):
-    """A tensor of one dimension."""
-    if value.shape.ndims not in (None, 1):
+def of_shape(argument, value, **sizes):
+    """A tensor that may be of this shape; sizes of None are not known."""
+    if not value.shape.is_compatible_with(list(sizes.values())):
+        shape = ", ".join(f"{name}={size}" for name, size in sizes.items())
         raise ValueError(
-            f"`{argument}` must be a vector, got a tensor of shape "
+            f"`{argument}` must be of shape [{shape}], got a tensor of shape "
             f"{value.shape}."
         )
     return value
@@ -280,6 +434,13 @@ def no_second_order():
         "WeightDropLSTMBlockFusedCell, which has none of second order: use "
         "WeightDropLSTMCell in tf.nn.static_rnn."
     )
+
+
+def session(value):
+    """Something that runs a graph."""
+    if not hasattr(value, "graph") or not hasattr(value, "run"):
+        raise TypeError(f"`session` must be a tf.Session, got {value!r}.")
+    return value
 
 
 def quantizable_activation(activation):
@@ -310,6 +471,26 @@ def assignable(name, variable):
     return variable
 
 
+def listed(argument, value):
+    """A list."""
+    try:
+        return list(value)
+    except TypeError as error:
+        raise TypeError(
+            f"`{argument}` must be a list, got {value!r}."
+        ) from error
+
+
+def pair(argument, value):
+    """A tuple of two."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise TypeError(
+            f"`{argument}` must hold pairs of an input and an output tensor, "
+            f"got {value!r}."
+        )
+    return tuple(value)
+
+
 _MODEL_TYPES = {
     "inputs": (tf.float32, tf.int32, tf.int64),
     "outputs": (tf.float32,),
@@ -317,7 +498,7 @@ _MODEL_TYPES = {
 }
 
 
-def model_ends(inputs, outputs, states):
+def model_ends(graph, inputs, outputs, states):
     """The tensors that a TFLite model begins and ends with."""
     for argument, tensors in (
         ("inputs", inputs),
@@ -325,7 +506,7 @@ def model_ends(inputs, outputs, states):
         ("states", [end for pair in states for end in pair]),
     ):
         for tensor in tensors:
-            _model_end(argument, tensor)
+            _model_end(argument, tensor, graph)
             if tensor.dtype not in _MODEL_TYPES[argument]:
                 kinds = _MODEL_TYPES[argument]
                 names = " or ".join(kind.name for kind in kinds)
@@ -352,9 +533,14 @@ def model_ends(inputs, outputs, states):
             )
 
 
-def _model_end(argument, tensor):
+def _model_end(argument, tensor, graph):
     if not isinstance(tensor, tf.Tensor):
         raise TypeError(f"`{argument}` must hold tensors, got {tensor!r}.")
+    if tensor.graph is not graph:
+        raise ValueError(
+            f"`{argument}` must be of the session's graph, got "
+            f"'{tensor.op.name}' of another."
+        )
     if not tensor.shape.is_fully_defined():
         raise ValueError(
             f"`{argument}` must be of known shapes, got '{tensor.op.name}' of "
@@ -559,15 +745,13 @@ def integer_tensor_argument(argument, value):
     return value
 
 
-def sequence_length(value, batch_size):
-    """Lengths, one for each sequence of a batch."""
-    integer_tensor_argument("sequence_length", value)
-    if not value.shape.is_compatible_with([batch_size]):
+def embedding_shapes(value, shapes):
+    """The shapes of the parts of an embedding matrix."""
+    if not shapes or any(shape.ndims == 0 for shape in shapes):
         raise ValueError(
-            f"`sequence_length` must be of shape [{batch_size}], the batch "
-            f"size, got a tensor of shape {value.shape}."
+            f"`params` must be a matrix or a list of its parts, got {value!r}."
         )
-    return value
+    return shapes
 
 
 def known_rows(argument, shape):
@@ -577,6 +761,13 @@ def known_rows(argument, shape):
             f"`{argument}` must have a known number of rows, got shape {shape}."
         )
     return shape[0].value
+
+
+def learning_rate(value):
+    """A number, a scalar float tensor, or a function that returns one."""
+    if is_tensor(value):
+        return _scalar_tensor("learning_rate", value, "floating")
+    return value if callable(value) else finite("learning_rate", value)
 
 
 def one_of(argument, value, options):
@@ -596,9 +787,7 @@ def function(argument, value):
 
 def validation_loss(value):
     """A Python number that can be compared: anything but NaN."""
-    if isinstance(value, bool) or not isinstance(
-        value, (numbers.Real, np.number)
-    ):
+    if not _is_number(value):
         raise TypeError(f"`validation_loss` must be a number, got {value!r}.")
     if math.isnan(value):
         raise ValueError(
