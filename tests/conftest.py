@@ -119,3 +119,13 @@ def open_session():
     yield open_one
     for each in opened:
         each.close()
+
+
+@pytest.fixture
+def control_flow_v2():
+    """Loops and conds as functions, the default of TensorFlow 2."""
+    if tf.__version__.startswith(("1.11.", "1.12.", "1.13.", "1.14.")):
+        pytest.skip("control flow v2 is complete from TensorFlow 1.15 on")
+    tf.compat.v1.enable_control_flow_v2()
+    yield
+    tf.compat.v1.disable_control_flow_v2()

@@ -467,15 +467,6 @@ def stock_step(kernel):
         return session.run(outputs)
 
 
-@pytest.fixture
-def control_flow_v2():
-    if tf.__version__.startswith(("1.11.", "1.12.", "1.13.", "1.14.")):
-        pytest.skip("control flow v2 is complete from TensorFlow 1.15 on")
-    tf.compat.v1.enable_control_flow_v2()
-    yield
-    tf.compat.v1.disable_control_flow_v2()
-
-
 @pytest.mark.usefixtures("control_flow_v2")
 @pytest.mark.parametrize("auto_update", [False, True])
 @pytest.mark.parametrize("call", sorted(set(CALLS) - {"nested"}))
