@@ -516,6 +516,15 @@ def model_ends(graph, inputs, outputs, states):
                 )
     if not outputs + states:
         raise ValueError("`outputs` must not be empty, got [].")
+    given = inputs + [state for state, _ in states]
+    _each_once("`inputs` and `states`", given)
+    _each_once("`outputs`", outputs)
+    for tensor in outputs + [new_state for _, new_state in states]:
+        if tensor in given:
+            raise ValueError(
+                "`outputs` and `states` must not put out what is put in, got "
+                f"'{tensor.op.name}'."
+            )
     if states and inputs and inputs[0].shape.as_list()[1:] == []:
         size = inputs[0].shape.num_elements()
         if size != 1:
@@ -530,6 +539,15 @@ def model_ends(graph, inputs, outputs, states):
                 "`states` must be pairs of one shape, got "
                 f"'{state.op.name}' of shape {state.shape} and "
                 f"'{new_state.op.name}' of shape {new_state.shape}."
+            )
+
+
+def _each_once(arguments, tensors):
+    for tensor in tensors:
+        if tensors.count(tensor) > 1:
+            raise ValueError(
+                f"{arguments} must hold each tensor once, got "
+                f"'{tensor.op.name}' twice."
             )
 
 

@@ -1,5 +1,6 @@
 """Dropout on whole rows of an embedding matrix."""
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import variables
 
@@ -59,15 +60,15 @@ def embedding_dropout(
       Recurrent Neural Networks", https://arxiv.org/abs/1512.05287, section 4.2.
     """
     with tf.name_scope(name, "embedding_dropout", [ids]):
-        ids = tf.convert_to_tensor(ids, name="ids")
+        ids = _checks.tensor("ids", ids)
         _checks.integer_tensor_argument("ids", ids)
         _checks.one_of("partition_strategy", partition_strategy, _STRATEGIES)
+        shapes = _checks.embedding_shapes(params, _shapes(params))
         mask = masks.Mask(keep_prob, masks.PER_RUN, is_train, seed)
         rows = tf.nn.embedding_lookup(params, ids, partition_strategy)
         _checks.float_tensor("params", rows)
         if not mask.active:
             return rows
-        shapes = _shapes(params)
         count = sum(_checks.known_rows("params", shape) for shape in shapes)
         mask.build([count], rows.dtype)
         scale = tf.gather(mask.value(), ids)
@@ -86,6 +87,6 @@ def _shapes(params):
     return [
         part.shape
         if _checks.is_tensor(part)
-        else tf.convert_to_tensor(part).shape
+        else tf.TensorShape(np.shape(part))
         for part in parts
     ]

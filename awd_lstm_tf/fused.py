@@ -461,10 +461,12 @@ class WeightDropLSTMBlockFusedCell(
           ValueError: for a value out of its range.
           TypeError: for a value of the wrong kind.
         """
+        _checks.fused_arguments(kwargs)
+        dtype = _checks.optional_floating("dtype", dtype)
         super(WeightDropLSTMBlockFusedCell, self).__init__(
             _reuse=reuse, name=name, dtype=dtype, **kwargs
         )
-        self._num_units = _checks.integer("num_units", num_units, 1)
+        self._num_units = _checks.num_units(num_units)
         self._forget_bias = _checks.finite("forget_bias", forget_bias)
         self._cell_clip = _checks.cell_clip(cell_clip)
         self._use_peephole = _checks.boolean("use_peephole", use_peephole)
@@ -514,8 +516,11 @@ class WeightDropLSTMBlockFusedCell(
 
     def __call__(self, inputs, *args, **kwargs):
         """Runs the layer on a sequence, see `call`."""
+        sequence = _checks.float_tensor(
+            "inputs", _checks.tensor("inputs", inputs)
+        )
         outputs, state = super(WeightDropLSTMBlockFusedCell, self).__call__(
-            tf.convert_to_tensor(inputs), *args, **kwargs
+            sequence, *args, **kwargs
         )
         if isinstance(inputs, list):
             outputs = tf.unstack(outputs, len(inputs))
@@ -542,6 +547,11 @@ class WeightDropLSTMBlockFusedCell(
           one), and the final state, an `LSTMStateTuple` of `c` and `h`.
         """
         _checks.inputs_dtype(dtype, inputs)
+        _checks.same_dtype(
+            "WeightDropLSTMBlockFusedCell",
+            self._kernel.dtype.base_dtype,
+            inputs,
+        )
         outputs, c, h = _run(
             inputs,
             self._weights_in_use(),
@@ -555,13 +565,21 @@ class WeightDropLSTMBlockFusedCell(
 
     def _initial_state(self, given, inputs):
         if given is not None:
-            c, h = _checks.initial_state(given)
-            return [tf.convert_to_tensor(part, inputs.dtype) for part in (c, h)]
+            parts = _checks.initial_state(given)
+            return [self._state_part(part, inputs) for part in parts]
         batch = inputs.shape[1].value
         if batch is None:
             batch = tf.shape(inputs)[1]
         zeros = tf.zeros([batch, self._num_units], inputs.dtype)
         return [zeros, zeros]
+
+    def _state_part(self, given, inputs):
+        return _checks.of_shape(
+            "initial_state",
+            _checks.tensor("initial_state", given, inputs.dtype),
+            batch_size=inputs.shape[1].value,
+            num_units=self._num_units,
+        )
 
     def _weights_in_use(self):
         peepholes = None
@@ -590,7 +608,11 @@ def _alive(sequence_length, inputs):
     """Bool `[time * batch]`: is the step before its sequence's end? Or None."""
     if sequence_length is None:
         return None
-    lengths = tf.convert_to_tensor(sequence_length, name="sequence_length")
-    lengths = tf.cast(_checks.vector("sequence_length", lengths), tf.int32)
+    lengths = _checks.of_shape(
+        "sequence_length",
+        _checks.tensor("sequence_length", sequence_length),
+        batch_size=inputs.shape[1].value,
+    )
+    lengths = tf.cast(lengths, tf.int32)
     steps = tf.range(tf.shape(inputs)[0])
     return tf.reshape(tf.expand_dims(steps, 1) < lengths, [-1])

@@ -231,7 +231,9 @@ class Mask(object):
         self._mode = mode
         self._is_train = _checks.is_train(is_train)
         self._seed = _checks.optional_integer("seed", seed)
-        self._collections = updates_collections
+        self._collections = _checks.collection_names(
+            "updates_collections", updates_collections
+        )
         self._name = name
         self._argument = argument
         self._forget()
@@ -279,6 +281,8 @@ class Mask(object):
         if self.built:
             _checks.mask_dtype(self._dtype, dtype)
             return
+        _checks.keep_prob_of_dtype(self._argument, self._keep_prob, dtype)
+        self._check_graphs()
         self._shape, self._dtype = shape, dtype
         self._whole_rows = whole_rows
         if self._mode == VARIABLE:
@@ -287,6 +291,17 @@ class Mask(object):
             with ops.init_scope():
                 _checks.graph_mode(self._argument)
                 self._build_variable()
+
+    def _check_graphs(self):
+        graph = tf.get_default_graph()
+        if type(graph) is not tf.Graph:
+            return  # the graph of a function, which captures outer tensors
+        for argument, value in (
+            (self._argument, self._keep_prob),
+            ("is_train", self._is_train),
+        ):
+            if isinstance(value, tf.Tensor):
+                _checks.same_graph(argument, value.graph is graph)
 
     def _build_variable(self):
         self._variable = _scratch_variable(self._shape, self._dtype, self._name)
@@ -300,13 +315,8 @@ class Mask(object):
                 if self._here().sees(self._keep_prob):
                     self._update = self._assignment(self._draw(), "update")
         if self._update is not None:
-            for name in self._collection_names():
+            for name in self._collections:
                 tf.add_to_collection(name, self._update)
-
-    def _collection_names(self):
-        if isinstance(self._collections, str):
-            return [self._collections]
-        return self._collections or []
 
     def _assignment(self, value, name):
         # The op handed out has an output: a while loop drops control
@@ -328,7 +338,9 @@ class Mask(object):
         if _checks.is_tensor(keep_prob):
             visible = self._here().sees(keep_prob)
             _checks.keep_prob_outside_loops(self._argument, visible)
-            keep_prob = _checks.checked_keep_prob(self._argument, keep_prob)
+            keep_prob = _checks.checked_keep_prob(
+                self._argument, keep_prob, self._dtype
+            )
         # Ops of one seed would all draw the same sequence of masks.
         seed = None if self._seed is None else self._seed + self._draws
         self._draws += 1
@@ -473,13 +485,16 @@ def mask_summaries(*owners):
       List of summary tensors, for `tf.summary.merge`; also in
       `tf.GraphKeys.SUMMARIES`. Owners with no mask to fetch add none.
 
+    Raises:
+      TypeError: for something that has no mask.
+
     Example:
 
         tf.summary.merge(awd_lstm_tf.mask_summaries(cell))
     """
     summaries = []
     for owner in owners:
-        if owner.mask is None:
+        if _checks.mask_owner(owner).mask is None:
             continue
         with tf.name_scope(owner.name + "_mask"):
             changed = tf.cast(owner.mask_changed, tf.float32)

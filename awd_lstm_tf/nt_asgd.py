@@ -112,6 +112,7 @@ class NTASGDOptimizer(tf.train.GradientDescentOptimizer):
           ValueError: for a value out of its range.
           TypeError: for a value of the wrong kind.
         """
+        learning_rate = _checks.learning_rate(learning_rate)
         super(NTASGDOptimizer, self).__init__(learning_rate, use_locking, name)
         self._nonmono = _checks.integer("nonmono", nonmono, 1)
         self._trigger = _checks.one_of("trigger", trigger, TRIGGERS)
@@ -335,7 +336,7 @@ class NTASGDOptimizer(tf.train.GradientDescentOptimizer):
           ValueError: if the loss is NaN, or there is no train op.
           TypeError: if the loss is not a number.
         """
-        ops = self._ops_of(session.graph, "report()")
+        ops = self._ops_of(_checks.session(session).graph, "report()")
         loss = _checks.validation_loss(validation_loss)
         return bool(_run(session, ops.report, {ops.loss: loss}))
 
@@ -407,7 +408,7 @@ class NTASGDOptimizer(tf.train.GradientDescentOptimizer):
         Raises:
           ValueError: if there is no train op.
         """
-        ops = self._ops_of(session.graph, "averaged()")
+        ops = self._ops_of(_checks.session(session).graph, "averaged()")
         _run(session, ops.swap_in)
         try:
             yield

@@ -73,7 +73,8 @@ def clipped_share(inputs):
         tf.summary.scalar("clipped", quantization.clipped_share(embedded))
     """
     with tf.name_scope("clipped_share"):
-        inputs = tf.convert_to_tensor(inputs)
+        inputs = _checks.tensor("inputs", inputs)
+        _checks.float_tensor("inputs", inputs)
         inside = tf.logical_and(inputs >= -1, inputs < 1)  # False for NaN, too
         return 1 - tf.reduce_mean(tf.cast(inside, tf.float32))
 

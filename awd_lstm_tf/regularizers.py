@@ -43,7 +43,7 @@ def activation_regularization(
     with tf.name_scope(name, "activation_regularization", [outputs]):
         alpha = _checks.non_negative("alpha", alpha)
         time_major = _checks.boolean("time_major", time_major)
-        outputs = tf.convert_to_tensor(outputs, name="outputs")
+        outputs = _checks.tensor("outputs", outputs)
         _checks.float_tensor(
             "outputs", outputs, 0 if sequence_length is None else 2
         )
@@ -90,7 +90,7 @@ def temporal_activation_regularization(
     with tf.name_scope(name, "temporal_activation_regularization", [outputs]):
         beta = _checks.non_negative("beta", beta)
         time_major = _checks.boolean("time_major", time_major)
-        outputs = tf.convert_to_tensor(outputs, name="outputs")
+        outputs = _checks.tensor("outputs", outputs)
         _checks.float_tensor("outputs", outputs, 2)
         lengths = _lengths(sequence_length, outputs, time_major)
         if time_major:
@@ -104,9 +104,10 @@ def temporal_activation_regularization(
 def _lengths(sequence_length, outputs, time_major):
     if sequence_length is None:
         return None
-    lengths = tf.convert_to_tensor(sequence_length, name="sequence_length")
+    lengths = _checks.tensor("sequence_length", sequence_length)
+    _checks.integer_tensor_argument("sequence_length", lengths)
     batch_size = outputs.shape[1 if time_major else 0].value
-    return _checks.sequence_length(lengths, batch_size)
+    return _checks.of_shape("sequence_length", lengths, batch_size=batch_size)
 
 
 def _penalty(rate, values, lengths, time_major):

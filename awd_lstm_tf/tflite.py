@@ -45,6 +45,7 @@ def convert(session, inputs, outputs, states):
     Raises:
       ValueError: naming the op or the range at fault, when something has no
         integer form.
+      TypeError: for a value of the wrong kind.
       ImportError: when the package `flatbuffers` is missing.
       OSError: when TensorFlow's converter, `toco_from_protos`, is missing.
 
@@ -65,9 +66,12 @@ def convert(session, inputs, outputs, states):
     """
     table = _table_class()  # before the work, if it is missing
     toco = _find_toco()
-    inputs, outputs = list(inputs), list(outputs)
-    states = [tuple(pair) for pair in states]
-    _checks.model_ends(inputs, outputs, states)
+    inputs = _checks.listed("inputs", inputs)
+    outputs = _checks.listed("outputs", outputs)
+    states = _checks.listed("states", states)
+    states = [_checks.pair("states", pair) for pair in states]
+    graph = _checks.session(session).graph
+    _checks.model_ends(graph, inputs, outputs, states)
     graph = _integer_graph.IntegerGraph(session, inputs, outputs, states)
     model = _run_toco(toco, *graph.protos())
     return _finished(table, model, [state.op.name for state, _ in states])

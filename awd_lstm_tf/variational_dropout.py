@@ -94,7 +94,7 @@ class VariationalDropout(object):
           TypeError: if the inputs are not of the mask's dtype.
         """
         with tf.name_scope(self._scope):
-            inputs = tf.convert_to_tensor(inputs, name="inputs")
+            inputs = _checks.tensor("inputs", inputs)
             _checks.same_dtype("VariationalDropout", self._dtype, inputs)
             _checks.broadcasts(self._shape, inputs)
             if not self._mask.active:
