@@ -481,58 +481,6 @@ def test_second_order_gradients_are_refused(unrolling):
             tf.gradients(tf.square(first), source)
 
 
-CONSTRUCTOR_ERRORS = [
-    (dict(weight_drop_kr=0.5), ValueError, "`use_vd` must be True .*LSTMCell,"),
-    (
-        dict(weight_drop_kr=1.5, use_vd=True),
-        ValueError,
-        "`weight_drop_kr` must",
-    ),
-    (dict(cell_clip=0), ValueError, "`cell_clip` must be above 0, got 0"),
-    (dict(cell_clip=-1), ValueError, "`cell_clip` must be above 0, got -1"),
-    (dict(cell_clip="a"), TypeError, "`cell_clip` must be a number, got 'a'"),
-    (dict(forget_bias=None), TypeError, "`forget_bias` must be a number"),
-    (dict(use_peephole=1), TypeError, "`use_peephole` must be True or False"),
-    (dict(num_units=0), ValueError, "`num_units` must be at least 1, got 0"),
-    (dict(use_vd=True, input_size=-1), ValueError, "`input_size` must be at"),
-    (dict(auto_update=True), ValueError, "`auto_update` must go with `use_vd"),
-]
-
-
-@pytest.mark.parametrize("arguments, error, text", CONSTRUCTOR_ERRORS)
-def test_constructor_errors(arguments, error, text):
-    with pytest.raises(error, match=text):
-        WeightDropLSTMBlockFusedCell(**dict(dict(num_units=UNITS), **arguments))
-
-
-@pytest.mark.parametrize(
-    "arguments, error, text",
-    [
-        (
-            dict(dtype=tf.float64),
-            TypeError,
-            "`dtype` must be that of the inputs",
-        ),
-        (dict(initial_state=1), ValueError, "`initial_state` must be a tuple"),
-        (dict(sequence_length=3), ValueError, "`sequence_length` must be a ve"),
-    ],
-)
-def test_call_errors(arguments, error, text):
-    with pytest.raises(error, match=text):
-        layer_of()(tf.zeros([TIME, BATCH, DEPTH]), **arguments)
-
-
-def test_depth_errors():
-    with pytest.raises(ValueError, match="`inputs` must have a known depth"):
-        layer_of()(tf.placeholder(tf.float32, [TIME, BATCH, None]))
-    with pytest.raises(
-        ValueError, match="`input_size=3` and inputs of depth 5"
-    ):
-        layer_of(input_size=3, **DROP)(tf.zeros([TIME, BATCH, DEPTH]))
-    with pytest.raises(ValueError, match="pass `input_size`"):
-        layer_of(**DROP).get_vd_update_op()
-
-
 def test_config_makes_the_same_layer_again():
     arguments = dict(
         num_units=UNITS,

@@ -576,32 +576,6 @@ def test_dropped_kernel_is_rounded_in_a_wider_range(open_session):
 # Bad input
 
 
-@pytest.mark.parametrize(
-    "arguments, error, match",
-    [
-        (dict(quant_delay=-1), ValueError, "`quant_delay` must be at least 0"),
-        (dict(quant_delay=0.5), TypeError, "`quant_delay` must be an integer"),
-        (dict(is_quant=1), TypeError, "`is_quant` must be True or False"),
-        (
-            dict(activation=tf.nn.relu),
-            ValueError,
-            "`activation` must be tanh with `is_quant`, got relu",
-        ),
-    ],
-    ids=["delay", "delay_type", "is_quant", "activation"],
-)
-def test_bad_arguments(arguments, error, match):
-    with pytest.raises(error, match=match):
-        WeightDropLSTMCell(4, **dict(dict(is_quant=True), **arguments))
-
-
-def test_dtype_must_be_float32():
-    cell = WeightDropLSTMCell(4, is_quant=True)
-    inputs = tf.zeros([2, 3], tf.float64)
-    with pytest.raises(TypeError, match="`dtype` must be float32 .* float64"):
-        cell(inputs, cell.zero_state(2, tf.float64))
-
-
 @pytest.mark.parametrize("loop", ["dynamic_rnn", "static_rnn"])
 def test_kernel_that_is_not_finite_fails_the_step(open_session, loop):
     model = Model(loop)

@@ -511,13 +511,6 @@ def test_grids_must_be_tflites(make_step, grid, match):
     refused(step, match, outputs=[output])
 
 
-def test_inputs_must_be_ids_or_floats(make_step):
-    step = make_step()
-    more = tf.placeholder(tf.float64, [1], name="more")
-    with pytest.raises(TypeError, match="int64, got 'more' of float64"):
-        tflite.convert(step.session, [more], [step.new_h], [])
-
-
 def test_relu_must_follow_an_op_it_is_computed_with(make_step):
     step = make_step()
     output = tf.fake_quant_with_min_max_args(
@@ -531,15 +524,6 @@ def test_sixteen_bits_do_not_broadcast(make_step):
     refused(step, "operands of one size: build .* batch size of 1")
 
 
-def test_states_must_be_pairs_of_one_shape(make_step):
-    step = make_step(num_proj=5)
-    refused(
-        step,
-        "'c' of shape .*16.* and 'new_h' of shape .*5",
-        states=[(step.c, step.new_h), (step.h, step.new_c)],
-    )
-
-
 def test_every_placeholder_must_be_given(make_step):
     step = make_step()
     refused(step, "'h' is missing", states=[(step.c, step.new_c)])
@@ -549,23 +533,6 @@ def test_inputs_must_be_used(make_step):
     step = make_step()
     more = tf.placeholder(tf.float32, [1, 2], name="more")
     refused(step, "'more' does not", inputs=[step.inputs, more])
-
-
-def test_shapes_must_be_known(make_step):
-    refused(make_step(batch=None), "'inputs' of shape")
-
-
-def test_outputs_must_be_first_outputs(make_step):
-    step = make_step()
-    parts = tf.split(step.new_h, 2, axis=1)
-    refused(step, "wrap it in tf.identity", outputs=[parts[1]])
-
-
-def test_vector_of_ids_cannot_come_first(make_language_model, open_session):
-    ids = tf.placeholder(tf.int32, [3], name="ids")
-    state = tf.placeholder(tf.float32, [3, 4])
-    with pytest.raises(ValueError, match="shape \\[3, 1\\] and apply"):
-        tflite.convert(open_session(), [ids], [state], [(state, state)])
 
 
 def test_converter_is_found_beside_the_interpreter(make_step, monkeypatch):
