@@ -1,0 +1,233 @@
+"""What each part of the recipe is worth: one table, several seeds.
+
+    python benchmarks/quality.py --data input.txt
+
+Trains the network of `examples/language_model.py`, configuration `ablation`, on
+the first 90% of a text and measures the loss on the rest, at the best epoch:
+
+    a plain LSTM, locked dropout alone, weight drop alone, all   3 seeds each
+    all but one part; NT-ASGD in place of Adam                   1 seed each
+
+Same network, data and number of epochs in each row. Prints README's table as
+Markdown. Every finished run is kept in `--json` and not made again; one that
+was broken off goes on from its last checkpoint in `--out`. Start the command
+as many times as there are cores: each run is made by one process, on one
+thread.
+"""
+
+import argparse
+import collections
+import contextlib
+import fcntl
+import os
+import platform
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, os.pardir, "examples"))
+
+import configurations  # noqa: E402
+import language_model  # noqa: E402
+import run_folder  # noqa: E402
+import text_data  # noqa: E402
+
+import awd_lstm_tf  # noqa: E402
+
+SEEDS = (1, 2, 3)
+
+# A row of the table: its title, the flags that make it, and how many seeds.
+Row = collections.namedtuple("Row", "name title flags seeds")
+
+# What the network is made of, or how it is fed, is part of every row.
+REGULARISERS = sorted(
+    set(configurations.PARTS) - {"weight_tying", "variable_bptt"}
+)
+# In the configuration's recipe; weight decay is not.
+PARTS = sorted(set(configurations.PARTS) - {"weight_decay"})
+
+
+def only(part):
+    """Flags that leave out every regulariser but one."""
+    return ["--without"] + [name for name in REGULARISERS if name != part]
+
+
+def rows():
+    """All rows, the most telling first."""
+    table = [
+        Row("plain", "plain LSTM", ["--without"] + REGULARISERS, SEEDS),
+        Row("recipe", "full recipe", [], SEEDS),
+    ]
+    for part in ("weight_drop", "locked_dropout"):
+        table.append(
+            Row(part, f"{words(part)} only", only(part), SEEDS),
+        )
+    for part in PARTS:
+        title = f"full recipe without {words(part)}"
+        table.append(
+            Row(f"no_{part}", title, ["--without", part], SEEDS[:1]),
+        )
+    table.append(
+        Row(
+            "nt_asgd",
+            "full recipe, NT-ASGD in place of Adam",
+            "--optimizer nt_asgd --learning-rate 10 --nonmono 1".split(),
+            SEEDS[:1],
+        )
+    )
+    return table
+
+
+def words(part):
+    return {"ar": "AR", "tar": "TAR", "variable_bptt": "variable BPTT"}.get(
+        part, part.replace("_", " ")
+    )
+
+
+def settings_of(flags, corpus):
+    """What all runs have in common, to be kept beside the results."""
+    settings = run_folder.settings_of(flags, corpus)
+    del settings["seed"]
+    settings["tokens"] = [len(part) for part in corpus[:2]]
+    settings["versions"] = {
+        "awd_lstm_tf": awd_lstm_tf.__version__,
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    return settings
+
+
+@contextlib.contextmanager
+def locked(path, wait=True):
+    """Holds a file's lock; yields whether it was got."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def load_results(path, settings):
+    """Earlier results with the same settings, or none yet."""
+    results = run_folder.read_json(path)
+    if results is None:
+        return {"settings": settings, "runs": {}}
+    if results["settings"] != settings:
+        raise run_folder.RunError(
+            f"`--json` must hold results of the same settings, got {path} with "
+            "others. Name another file, or delete this one."
+        )
+    return results
+
+
+def add_result(own, settings, name, result):
+    """Puts one run's result in the file that all processes share."""
+    with locked(os.path.join(own.out, "json.lock")):
+        results = load_results(own.json, settings)
+        results["runs"][name] = result
+        run_folder.write_json(own.json, results)
+
+
+def measure(name, flags, corpus):
+    """Trains one model, or goes on to; returns what came of it."""
+    settings = os.path.join(flags.out, "settings.json")
+    flags.resume = os.path.exists(settings)
+    run_folder.prepare(flags, corpus)
+    trainer = language_model.make_trainer("recipe", flags, corpus)
+    trainer.train(name)
+    progress = trainer.progress
+    return {
+        "held_out": progress["best"]["held_out"],
+        "best_epoch": progress["best"]["epoch"],
+        "weights": trainer.weights,
+        "curve": progress["curve"],
+    }
+
+
+def make_runs(own, argv, settings, corpus):
+    """Makes those runs that nobody has made or is making."""
+    for row in rows():
+        for seed in row.seeds:
+            name = f"{row.name}-{seed}"
+            flags = parse_flags(argv + row.flags + [f"--seed={seed}"])[1]
+            flags.out = os.path.join(own.out, name)
+            with locked(flags.out + ".lock", wait=False) as ours:
+                made = load_results(own.json, settings)["runs"]
+                if ours and name not in made:
+                    result = measure(name, flags, corpus)
+                    add_result(own, settings, name, result)
+
+
+def table(results):
+    """The runs as a Markdown table: mean, and range over the seeds."""
+    lines = [
+        "| | held-out loss, nats | lowest to highest | training loss "
+        "| best epoch |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for row in rows():
+        runs = [results["runs"].get(f"{row.name}-{seed}") for seed in row.seeds]
+        runs = [run for run in runs if run]
+        if not runs:
+            continue
+        held_out = [run["held_out"] for run in runs]
+        epochs = [run["best_epoch"] for run in runs]
+        train = np.mean(
+            [run["curve"][run["best_epoch"] - 1]["train"] for run in runs]
+        )
+        spread = "1 seed"
+        if len(runs) > 1:
+            spread = f"{min(held_out):.4f} to {max(held_out):.4f}"
+        lines.append(
+            f"| {row.title} | {np.mean(held_out):.4f} | {spread} | {train:.4f} "
+            f"| {', '.join(map(str, epochs))} |"
+        )
+    return "\n".join(lines)
+
+
+def parse_flags(argv=None):
+    """Flags of this command, and those of a run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        epilog="Other flags are those of examples/language_model.py, for runs "
+        "with other settings (and another --json).",
+    )
+    parser.add_argument("--data", required=True, help="a text file")
+    parser.add_argument(
+        "--json",
+        default=os.path.join(HERE, "results", "quality.json"),
+        help="where results are kept (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        default="runs/quality",
+        help="where runs are kept until they are done (default: %(default)s)",
+    )
+    own, rest = parser.parse_known_args(argv)
+    given = ["--config=ablation", "--threads=1", f"--data={own.data}"]
+    return own, language_model.parse_flags(given + rest)
+
+
+def main(argv=None):
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    argv = sys.argv[1:] if argv is None else argv
+    own, flags = parse_flags(argv)
+    try:
+        corpus = text_data.load_corpus(flags.data, flags.level)
+        settings = settings_of(flags, corpus)
+        make_runs(own, argv, settings, corpus)
+        print(table(load_results(own.json, settings)))
+    except (run_folder.RunError, text_data.DataError) as error:
+        print("error:", error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
