@@ -1,0 +1,53 @@
+"""examples/monte_carlo.py: masks held over predictions, and drawn again."""
+
+import importlib
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+
+@pytest.fixture(scope="module")
+def example(examples):
+    sys.path.insert(0, str(examples))
+    yield importlib.import_module("monte_carlo")
+    sys.path.remove(str(examples))
+
+
+def test_tiny_run(example, tmp_path, capsys):
+    picture = tmp_path / "picture.png"
+    arguments = "--units=16 --steps=60 --draws=6 --horizon=24"
+    example.main(arguments.split() + [f"--out={picture}"])
+    lines = capsys.readouterr().out.splitlines()
+    seen, continued, without = (float(n.split(":")[1]) for n in lines[:3])
+    assert continued > seen > 0
+    assert without == 0
+    assert picture.stat().st_size > 10000
+
+
+def test_a_prediction_holds_its_masks(example, open_session):
+    model = example.Forecaster(8, 0.5)
+    seen = example.series(0, 20)
+    masks = [model.cell.mask, model.dropout.mask]
+    session = open_session()
+    session.run(tf.global_variables_initializer())
+
+    def predict():
+        before = session.run(masks)
+        values = model.predict(session, seen, 10)
+        assert all(map(np.array_equal, before, session.run(masks)))
+        return values
+
+    plain = predict()
+    session.run(model.new_masks)
+    first = predict()
+    assert len(first) == 30
+    assert np.array_equal(first, predict())
+    # Goes on where the state was: as if the net's own values were given.
+    whole = model.predict(session, np.concatenate([seen, first[19:]]), 0)
+    np.testing.assert_allclose(whole[:30], first, atol=1e-5)
+    session.run(model.new_masks)
+    assert not np.allclose(first, predict())
+    session.run(model.no_masks)
+    assert np.array_equal(plain, predict())
