@@ -21,13 +21,14 @@ PYTEST = work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && cd "$$work" && \
     "$(CURDIR)/$(VENV)/bin/python" -m pytest "$(CURDIR)/tests" --installed \
     -n $(JOBS) -p no:cacheprovider
 
-.PHONY: help demo test slow lint format wheel clean
+.PHONY: help demo test slow docs lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo     set up, and train a language model on real text'
 	@echo 'make test     set up, lint, build the wheel, and test it'
 	@echo 'make slow     the same tests, but those marked slow'
+	@echo 'make docs     docs/api.md from the docstrings'
 	@echo 'make lint     ruff: rules and format'
 	@echo 'make format   ruff: mend what it can'
 	@echo 'make wheel    sdist and wheel in dist/, checked by twine'
@@ -42,6 +43,9 @@ test: lint $(VENV)/.installed
 
 slow: $(VENV)/.installed
 	@$(PYTEST) -m slow $(ARGS)
+
+docs: $(VENV)/.installed
+	@$(VENV)/bin/python tools/api_reference.py
 
 lint: .tools/.ready
 	@$(PYTHON_LINT) -m ruff check --quiet --output-format concise .
