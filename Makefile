@@ -4,14 +4,17 @@
 #   make test ARGS="-k mask -x"    more arguments for pytest
 #   make test JOBS=0               tests in one process, not two
 #   make test TF=1.15.5            another TensorFlow 1.x, in .venv-1.15.5
+#   make test TF=1.13.2 PY=3.6     on that Python, in .venv-1.13.2-py3.6
 #   make test PYTHON=/path/to/it   the Python to set up with (3.7 or 3.6)
+#   make test-all ARGS="1.12 intel"   only lines that contain one of these
 
 TF = 1.13.1
+PY =
 JOBS = 2
 ARGS =
 export PYTHON
 
-VENV := .venv$(if $(filter-out 1.13.1,$(TF)),-$(TF))
+VENV := .venv$(if $(TF:1.13.1=)$(PY),-$(TF))$(PY:%=-py%)
 PYTHON_LINT := .tools/env/bin/python
 PACKAGED := $(wildcard awd_lstm_tf/*.py) \
     setup.py pyproject.toml MANIFEST.in README.md LICENSE
@@ -21,12 +24,14 @@ PYTEST = work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && cd "$$work" && \
     "$(CURDIR)/$(VENV)/bin/python" -m pytest "$(CURDIR)/tests" --installed \
     -n $(JOBS) -p no:cacheprovider
 
-.PHONY: help demo test slow docs lint format wheel clean
+.PHONY: help demo test check test-all slow docs lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo     set up, and train a language model on real text'
 	@echo 'make test     set up, lint, build the wheel, and test it'
+	@echo 'make check    the tests alone, without the lint'
+	@echo 'make test-all  the tests on every TensorFlow in tools/versions.txt'
 	@echo 'make slow     the same tests, but those marked slow'
 	@echo 'make docs     docs/api.md from the docstrings'
 	@echo 'make lint     ruff: rules and format'
@@ -38,8 +43,13 @@ help:
 demo: $(VENV)/.installed
 	@$(VENV)/bin/python examples/language_model.py $(ARGS)
 
-test: lint $(VENV)/.installed
+test: lint check
+
+check: $(VENV)/.installed
 	@$(PYTEST) $(ARGS)
+
+test-all: dist/.checked
+	@$(PYTHON_LINT) tools/test_all.py --jobs $(JOBS) $(ARGS)
 
 slow: $(VENV)/.installed
 	@$(PYTEST) -m slow $(ARGS)
@@ -75,7 +85,7 @@ dist/.checked: $(PACKAGED) | .tools/.ready
 	@touch $@
 
 $(VENV)/.ready: setup.py tools/setup.sh tools/find_python.sh | dist/.checked
-	@tools/setup.sh run $(VENV) $(TF)
+	@tools/setup.sh run $(VENV) $(TF) $(PY)
 	@touch $@
 
 $(VENV)/.installed: dist/.checked $(VENV)/.ready

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Prints the path of a Python that TensorFlow $1 (default 1.13.1) runs on.
+# Prints the path of a Python that TensorFlow $1 (default 1.13.1) runs on; with
+# $2 (3.6 or 3.7), of one of that version.
 #
 #   PYTHON=/path/to/python3.7 tools/find_python.sh     takes that one or fails
 #
@@ -15,6 +16,7 @@ case $tensorflow in
   1.1[0-2].* | 1.[0-9].*) wanted=(3.6) ;;
   *) wanted=(3.7 3.6) ;;
 esac
+wanted=(${2:-"${wanted[@]}"})
 names=${wanted[*]}
 names=${names// / or }
 # uv 0.6 is the last to offer Python 3.7.

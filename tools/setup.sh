@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Makes one of the two kinds of virtual environment, from nothing.
 #
-#   tools/setup.sh tools                     .tools: what lints and builds
-#   tools/setup.sh run FOLDER TENSORFLOW     FOLDER: what tests and examples
-#                                            need, asked of the wheel in dist/
+#   tools/setup.sh tools                            .tools: what lints and builds
+#   tools/setup.sh run FOLDER TENSORFLOW [PYTHON]   FOLDER: what tests and
+#                                                   examples need, asked of the
+#                                                   wheel in dist/
+#
+# TENSORFLOW is a version, or intel- and a version of intel-tensorflow.
 #
 # One line is printed for each step; what pip says only when it fails.
 set -eu
@@ -44,18 +47,21 @@ case ${1:-} in
   run)
     folder=$2 tensorflow=$3
     wheel=$(echo dist/*.whl)
-    python=$(tools/find_python.sh "$tensorflow")
+    python=$(tools/find_python.sh "$tensorflow" "${4:-}")
     step "Making $folder with $python" environment "$python" "$folder"
     # The tf extra has a version of its own; for any other, its pins alone.
     case $tensorflow in
       1.13.1) packages=("$wheel[tf,dev]") ;;
+      intel-*)
+        packages=("$wheel[pins,dev]" "intel-tensorflow==${tensorflow#intel-}")
+        ;;
       *) packages=("$wheel[pins,dev]" "tensorflow==$tensorflow") ;;
     esac
     step "Installing TensorFlow $tensorflow and what tests and examples need" \
       "$folder/bin/python" -m pip install "${packages[@]}"
     ;;
   *)
-    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac
