@@ -1,0 +1,165 @@
+"""benchmarks/quality.py: the rows of its table, and how runs are kept."""
+
+import importlib
+import json
+import os
+
+import numpy as np
+import pytest
+
+TINY = (
+    "--units=4 --embedding=4 --layers=1 --batch-size=2 --steps=10 --epochs=2"
+).split()
+
+
+@pytest.fixture
+def quality(examples, monkeypatch):
+    monkeypatch.syspath_prepend(str(examples))
+    monkeypatch.syspath_prepend(str(examples.parent / "benchmarks"))
+    return importlib.import_module("quality")
+
+
+@pytest.fixture
+def argv(tmp_path):
+    """Arguments for runs on a text of 900 letters."""
+    path = tmp_path / "text.txt"
+    path.write_text("".join(np.random.choice(list("ab c"), 900)))
+    return [
+        f"--data={path}",
+        f"--json={tmp_path / 'quality.json'}",
+        f"--out={tmp_path / 'out'}",
+        *TINY,
+    ]
+
+
+def flags_of(quality, name):
+    (row,) = (row for row in quality.rows() if row.name == name)
+    return quality.parse_flags(["--data=text", *row.flags])[1]
+
+
+def test_rows_are_what_their_titles_say(quality):
+    def regularisers(flags):
+        names = "weight_keep input_keep hidden_keep output_keep embedding_keep"
+        dropping = {name for name in names.split() if vars(flags)[name] < 1}
+        penalties = {name for name in ("alpha", "beta") if vars(flags)[name]}
+        return dropping | penalties
+
+    everything = regularisers(flags_of(quality, "recipe"))
+    assert len(everything) == 7
+    assert regularisers(flags_of(quality, "plain")) == set()
+    assert regularisers(flags_of(quality, "weight_drop")) == {"weight_keep"}
+    assert regularisers(flags_of(quality, "locked_dropout")) == {
+        "input_keep",
+        "hidden_keep",
+        "output_keep",
+    }
+    for row, missing in (
+        ("no_ar", {"alpha"}),
+        ("no_tar", {"beta"}),
+        ("no_weight_drop", {"weight_keep"}),
+        ("no_embedding_dropout", {"embedding_keep"}),
+    ):
+        assert regularisers(flags_of(quality, row)) == everything - missing
+    for row in quality.rows():
+        flags = flags_of(quality, row.name)
+        assert flags.weight_tying == (row.name != "no_weight_tying")
+        assert flags.variable_bptt == (row.name != "no_variable_bptt")
+        assert (flags.optimizer == "nt_asgd") == (row.name == "nt_asgd")
+
+
+def test_table(quality):
+    def run(held_out, best_epoch):
+        curve = [{"train": 1.0}, {"train": 1.25}]
+        return {"held_out": held_out, "best_epoch": best_epoch, "curve": curve}
+
+    runs = {
+        "plain-1": run(1.5, 1),
+        "plain-2": run(1.75, 2),
+        "no_ar-1": run(1.25, 2),
+    }
+    assert quality.table({"runs": runs}).splitlines()[2:] == [
+        "| plain LSTM | 1.6250 | 1.5000 to 1.7500 | 1.1250 | 1, 2 |",
+        "| full recipe without AR | 1.2500 | 1 seed | 1.2500 | 2 |",
+    ]
+
+
+def test_makes_each_run_once(quality, argv, tmp_path, capsys, monkeypatch):
+    made = []
+
+    def measure(name, flags, corpus):
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        made.append(name)
+        curve = [{"train": 2.0, "held_out": 3.0}]
+        return {"held_out": 3.0, "best_epoch": 1, "curve": curve}
+
+    monkeypatch.setattr(quality, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        quality.main(argv)
+    made.append("interrupted")
+    assert quality.main(argv) == 0
+    made.remove("interrupted")
+    names = [
+        f"{row.name}-{seed}" for row in quality.rows() for seed in row.seeds
+    ]
+    assert made == names
+    results = json.loads((tmp_path / "quality.json").read_text())
+    assert set(results["runs"]) == set(names)
+    assert (
+        "| plain LSTM | 3.0000 | 3.0000 to 3.0000 |" in capsys.readouterr().out
+    )
+    assert quality.main(argv + ["--units=9"]) == 2
+    assert "must hold results of the same settings" in capsys.readouterr().err
+
+
+def test_leaves_runs_to_the_process_that_makes_them(
+    quality, argv, tmp_path, monkeypatch
+):
+    made = []
+
+    def measure(name, flags, corpus):
+        made.append(name)
+        return {"held_out": 3.0, "best_epoch": 1, "curve": [{"train": 2.0}]}
+
+    monkeypatch.setattr(quality, "measure", measure)
+    taken = os.path.join(str(tmp_path), "out", "recipe-2.lock")
+    with quality.locked(taken) as ours:
+        assert ours
+        assert quality.main(argv) == 0
+    assert "recipe-1" in made
+    assert "recipe-2" not in made
+    assert quality.main(argv) == 0
+    assert made[-1] == "recipe-2"
+
+
+def test_a_run_broken_off_goes_on(quality, argv, tmp_path, monkeypatch):
+    """And ends with what an unbroken run ends with."""
+    trainer = importlib.import_module("trainer")
+    row = quality.rows()[0]
+    monkeypatch.setattr(quality, "rows", lambda: [row._replace(seeds=(1,))])
+    train_step = trainer.Trainer._train_step
+
+    def interrupted(self, *window):
+        train_step(self, *window)
+        if self.progress["step"] == 50:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quality.main(argv)
+    assert quality.main(argv) == 0
+    assert quality.main(argv[:1] + argv[3:] + other_places(tmp_path)) == 0
+    broken, unbroken = (
+        json.loads((tmp_path / name).read_text())["runs"]
+        for name in ("quality.json", "other.json")
+    )
+    assert broken["plain-1"]["held_out"] == unbroken["plain-1"]["held_out"]
+    assert broken["plain-1"]["weights"] == unbroken["plain-1"]["weights"]
+
+
+def other_places(tmp_path):
+    return [
+        f"--json={tmp_path / 'other.json'}",
+        f"--out={tmp_path / 'out_of_other'}",
+    ]
