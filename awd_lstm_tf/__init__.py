@@ -3,34 +3,11 @@
 Everything public is imported here.
 """
 
-import warnings as _warnings
+from awd_lstm_tf import _versions
 
 __version__ = "0.1.0"
 
-_INSTALL = "pip install 'awd-lstm-tf[tf]'"
-_TESTED = ("1.13.1", "1.15.5")
-
-try:
-    import tensorflow as _tf
-except Exception as error:  # with protobuf 4 it is a TypeError
-    raise ImportError(
-        f"awd_lstm_tf needs TensorFlow 1.x, and importing it failed "
-        f"({error}): {_INSTALL} (on Python 3.6 or 3.7) brings 1.13.1 and what "
-        "it needs."
-    ) from error
-
-_version = getattr(_tf, "__version__", "unknown")
-if not _version.startswith("1."):
-    raise ImportError(
-        f"awd_lstm_tf needs TensorFlow 1.x, got {_version}: {_INSTALL} (on "
-        "Python 3.6 or 3.7) brings 1.13.1."
-    )
-if _version not in _TESTED:
-    _warnings.warn(
-        f"awd_lstm_tf is tested on TensorFlow {', '.join(_TESTED)}, got "
-        f"{_version}: pip install 'tensorflow==1.13.1' for a tested one.",
-        stacklevel=2,
-    )
+_versions.check()
 
 from awd_lstm_tf import quantization, tflite  # noqa: E402
 from awd_lstm_tf.embedding import embedding_dropout  # noqa: E402

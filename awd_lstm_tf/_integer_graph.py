@@ -8,7 +8,7 @@ abort at most that something has none, and converts some ops to wrong ones.
 
 import tensorflow as tf
 
-from awd_lstm_tf import _checks
+from awd_lstm_tf import _checks, _versions
 
 _FAKE_QUANT = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars"}
 _GATHER = {"Gather", "GatherV2", "ResourceGather"}
@@ -200,9 +200,7 @@ class IntegerGraph(object):
         return self._model_flags(), _toco_flags(), self._graph_def()
 
     def _model_flags(self):
-        from tensorflow.lite.toco import model_flags_pb2
-
-        flags = model_flags_pb2.ModelFlags()
+        flags = _versions.toco_protos("model_flags_pb2").ModelFlags()
         for tensor in self._inputs:
             self._describe_input(flags.input_arrays.add(), tensor)
         flags.output_arrays.extend(tensor.op.name for tensor in self._outputs)
@@ -219,8 +217,7 @@ class IntegerGraph(object):
         return flags
 
     def _describe_input(self, array, tensor):
-        from tensorflow.lite.toco import types_pb2
-
+        types_pb2 = _versions.toco_protos("types_pb2")
         array.name = tensor.op.name
         array.shape.dims.extend(tensor.shape.as_list())
         if tensor.dtype != tf.float32:
@@ -293,8 +290,8 @@ def _add_constant(graph_def, name, value):
 
 
 def _toco_flags():
-    from tensorflow.lite.toco import toco_flags_pb2, types_pb2
-
+    types_pb2 = _versions.toco_protos("types_pb2")
+    toco_flags_pb2 = _versions.toco_protos("toco_flags_pb2")
     return toco_flags_pb2.TocoFlags(
         input_format=toco_flags_pb2.TENSORFLOW_GRAPHDEF,
         output_format=toco_flags_pb2.TFLITE,

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import resource_variable_ops
 
-from awd_lstm_tf import _checks
+from awd_lstm_tf import _checks, _versions
 
 # The three ways of drawing a mask.
 PER_STEP = "per_step"  # anew wherever and whenever the value is asked for
@@ -25,11 +25,6 @@ VARIABLE = "variable"  # when the update op is run
 MASKS = "awd_lstm_tf_masks"
 
 _LANES = 4  # entries served by one 64-bit draw
-
-# Control flow v2 (TF 1.15) builds loop bodies and branches as graphs of their
-# own. They are told by name: TF 1.13 does not have these classes.
-_LOOP_GRAPHS = ("WhileBodyFuncGraph", "WhileCondFuncGraph")
-_BRANCH_GRAPHS = ("CondBranchFuncGraph",)
 
 
 # ---------------------------------------------------------------------------
@@ -56,7 +51,7 @@ class Place(collections.namedtuple("Place", "graph context control_inputs")):
     def _holds_graph(self, graph):
         mine = self.graph
         while mine is not None and mine is not graph:
-            mine = getattr(mine, "outer_graph", None)
+            mine = _versions.outer_graph(mine)
         return mine is graph
 
 
@@ -71,11 +66,10 @@ def _target():
     context = graph._get_control_flow_context()
     while True:
         if context is None:
-            kind = type(graph).__name__
-            if kind not in _LOOP_GRAPHS + _BRANCH_GRAPHS:
+            left_loop = _versions.is_loop_graph(graph)
+            if not left_loop and not _versions.is_branch_graph(graph):
                 return graph, None
-            left_loop = kind in _LOOP_GRAPHS
-            graph = graph.outer_graph
+            graph = _versions.outer_graph(graph)
             context = graph._get_control_flow_context()
         elif context.IsWhileContext() or context.IsCondContext():
             left_loop = context.IsWhileContext()
@@ -390,7 +384,7 @@ class Mask(object):
     @staticmethod
     def _fetchable(tensor):
         in_context = tensor.op._get_control_flow_context() is not None
-        in_function = getattr(tensor.graph, "outer_graph", None) is not None
+        in_function = _versions.outer_graph(tensor.graph) is not None
         return not in_context and not in_function
 
     def _latest_value(self):
