@@ -188,7 +188,9 @@ class IntegerModel(object):
     """
 
     def __init__(self, content):
-        self.interpreter = tf.lite.Interpreter(model_content=content)
+        # In TensorFlow 1.11 and 1.12 it is tf.contrib.lite.
+        lite = tf.lite if hasattr(tf, "lite") else tf.contrib.lite
+        self.interpreter = lite.Interpreter(model_content=content)
         self.interpreter.allocate_tensors()
         self.ids, *self.old = self.interpreter.get_input_details()
         self.logits, *self.new = self.interpreter.get_output_details()

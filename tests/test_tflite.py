@@ -96,7 +96,8 @@ class Integers(object):
     """A TFLite model, by the names of its inputs and outputs."""
 
     def __init__(self, model):
-        self.interpreter = tf.lite.Interpreter(model_content=model)
+        lite = tf.lite if hasattr(tf, "lite") else tf.contrib.lite
+        self.interpreter = lite.Interpreter(model_content=model)
         self.interpreter.allocate_tensors()
         details = self.interpreter.get_input_details()
         self.inputs = {detail["name"]: detail for detail in details}
