@@ -317,9 +317,8 @@ def gotten(method, masked):
     if not masked:
         raise ValueError(
             f"`{method}` needs a mask, and no trainable variable that `names` "
-            "chooses was gotten yet: build layers in "
-            "`tf.variable_scope(..., custom_getter=...)` first (tf.keras.layers "
-            "do not ask getters)."
+            "chooses was gotten yet: build layers in `tf.variable_scope(..., "
+            "custom_getter=...)` first (tf.keras.layers do not ask getters)."
         )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import gen_math_ops, gen_nn_ops
 
-from awd_lstm_tf import _checks, weight_drop_lstm
+from awd_lstm_tf import _checks, _versions, weight_drop_lstm
 
 # A loop over time of known length is unrolled up to this length: a step then
 # costs no loop ops, which is a quarter of it at 200 units. Longer ones would
@@ -526,6 +526,7 @@ class WeightDropLSTMBlockFusedCell(
             outputs = tf.unstack(outputs, len(inputs))
         return outputs, state
 
+    @_versions.as_written
     def call(
         self, inputs, initial_state=None, dtype=None, sequence_length=None
     ):

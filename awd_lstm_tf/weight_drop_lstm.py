@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from awd_lstm_tf import _checks, masks, quantization
+from awd_lstm_tf import _checks, _versions, masks, quantization
 
 
 class WeightDrop(object):
@@ -318,6 +318,7 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
             )
         self.built = True
 
+    @_versions.as_written
     def call(self, inputs, state):
         """Runs one step of LSTMCell with the masked kernel.
 
