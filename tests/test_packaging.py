@@ -12,10 +12,11 @@ import textwrap
 import importlib_metadata
 import pytest
 import tensorflow as tf
-from tensorflow.python import autograph
 
 import awd_lstm_tf
+from awd_lstm_tf import _versions
 
+REPOSITORY = pathlib.Path(__file__).parent.parent
 SUBMODULES = sorted(
     "awd_lstm_tf." + module.name
     for module in pkgutil.iter_modules(awd_lstm_tf.__path__)
@@ -77,7 +78,7 @@ def test_version_is_that_of_the_metadata():
 
 
 def test_version_has_a_changelog_entry():
-    changelog = pathlib.Path(__file__).parent.parent / "CHANGELOG.md"
+    changelog = REPOSITORY / "CHANGELOG.md"
     assert f"## [{awd_lstm_tf.__version__}]" in changelog.read_text()
 
 
@@ -144,9 +145,11 @@ def test_import_is_silent():
         # What a protobuf of 4 or later raises, over several lines.
         ("raise TypeError('Descriptors cannot\\n be created')", "Descriptors"),
         ("__version__ = '2.4.1'", "2.4.1"),
-        ("", "TensorFlow 1"),
+        ("__version__ = '1.10.1'", "1.10.1"),
+        ("__version__ = '1.9.0-rc0'", "1.11 or later"),
+        ("", "unknown"),
     ],
-    ids=["missing", "broken", "two", "empty"],
+    ids=["missing", "broken", "two", "ten", "nine", "empty"],
 )
 def test_without_tensorflow_1_import_says_what_to_install(
     fake_tensorflow, code, reason
@@ -154,7 +157,9 @@ def test_without_tensorflow_1_import_says_what_to_install(
     done = run_python("import awd_lstm_tf", fake_tensorflow(code))
     _, raised, message = done.stderr.rpartition("\nImportError: ")
     assert raised, done.stderr
-    assert "pip install" in message
+    assert len(message.strip().splitlines()) == 1
+    assert "pip install 'awd-lstm-tf[tf]'" in message
+    assert "Python 3.6 or 3.7" in message
     assert reason in message
 
 
@@ -165,19 +170,34 @@ CAUGHT = """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         import awd_lstm_tf
-    print([str(w.message) for w in caught if "awd_lstm_tf" in str(w.message)])
+    for w in caught:
+        if "awd_lstm_tf" in str(w.message):
+            print(w.filename, w.message)
     """
 
 
-def test_an_untested_tensorflow_1_warns():
-    shown = outcome(CAUGHT.format("1.9.0"))
-    assert "1.9.0" in shown
-    assert "1.13.1" in shown
+@pytest.mark.parametrize("version", ["1.12.0", "1.15.0-rc3", "1.16.0"])
+def test_an_untested_tensorflow_1_warns_in_one_line(version):
+    shown = outcome(CAUGHT.format(version))
+    assert shown.startswith("-c ")  # laid at the door of the import
+    assert len(shown.splitlines()) == 1
+    assert f"got {version}: pip install 'tensorflow==1.13.1'" in shown
+    assert ", ".join(_versions.TESTED) in shown
 
 
-@pytest.mark.parametrize("version", ["1.13.1", "1.15.5"])
+@pytest.mark.parametrize("version", _versions.TESTED)
 def test_a_tested_tensorflow_1_does_not_warn(version):
-    assert outcome(CAUGHT.format(version)) == "[]"
+    assert outcome(CAUGHT.format(version)) == ""
+
+
+def test_the_versions_called_tested_are_those_of_make_test_all():
+    lines = (REPOSITORY / "tools" / "versions.txt").read_text().splitlines()
+    lines = [line.split() for line in lines if line[:1] not in ("", "#")]
+    tensorflows = {line[0].replace("intel-", "") for line in lines}
+    assert tensorflows == set(_versions.TESTED)
+    supported = metadata().get_all("Classifier")
+    for python in {line[1] for line in lines}:
+        assert f"Programming Language :: Python :: {python}" in supported
 
 
 # Metadata. The four pins: without the first TensorFlow does not import, without
@@ -240,6 +260,10 @@ def double_if_positive(x):
 
 
 def test_autograph_converts_a_function(open_session):
+    autograph = pytest.importorskip(
+        "tensorflow.python.autograph",
+        reason="needs autograph in core (TensorFlow 1.12)",
+    )
     doubled = autograph.to_graph(double_if_positive)(tf.constant(3))
     assert open_session().run(doubled) == 6
 
