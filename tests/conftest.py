@@ -12,6 +12,7 @@ import pytest
 # Read by TensorFlow's C++ side when it is imported: errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
+import versions
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -124,8 +125,8 @@ def open_session():
 @pytest.fixture
 def control_flow_v2():
     """Loops and conds as functions, the default of TensorFlow 2."""
-    if tf.__version__.startswith(("1.11.", "1.12.", "1.13.", "1.14.")):
-        pytest.skip("control flow v2 is complete from TensorFlow 1.15 on")
+    if versions.MINOR < 15:
+        pytest.skip("needs control flow v2 (TensorFlow 1.15)")
     tf.compat.v1.enable_control_flow_v2()
     yield
     tf.compat.v1.disable_control_flow_v2()

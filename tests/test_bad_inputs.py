@@ -1109,6 +1109,7 @@ def test_sentence(call, error, sentence):
     assert str(caught.value) == sentence
 
 
+@pytest.mark.smoke
 def test_everything_public_is_in_the_table():
     assert set(TABLE) == set(awd_lstm_tf.__all__)
 

@@ -25,6 +25,7 @@ def scales_by_id(scales, ids=IDS):
     return {each: np.mean(values) for each, values in found.items()}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("dtype", [tf.float16, tf.float32, tf.float64])
 @pytest.mark.parametrize("static", [True, False])
 @pytest.mark.parametrize("ids_dtype", [tf.int32, tf.int64])
@@ -54,6 +55,7 @@ def test_rate(seed):
     assert abs(kept - 0.9) < 5 * np.sqrt(0.9 * 0.1 / 100000)
 
 
+@pytest.mark.smoke
 def test_gradient_is_sparse_and_scaled():
     params = tf.get_variable("embedding", initializer=MATRIX)
     rows = embedding_dropout(params, IDS, keep_prob=0.5)

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
 
@@ -27,6 +29,7 @@ def numbers(lines):
     return [[float(x) for x in re.findall(r"\d+\.\d*", n)] for n in lines]
 
 
+@pytest.mark.smoke
 def test_quickstart_learns(examples):
     losses = [row[-1] for row in numbers(run(examples / "quickstart.py"))]
     losses = losses[-3:]
@@ -34,6 +37,7 @@ def test_quickstart_learns(examples):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.smoke
 def test_variational_dropout_holds_one_mask_per_loop(examples):
     lines = run(examples / "variational_dropout.py")
     sums = {

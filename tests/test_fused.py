@@ -132,6 +132,7 @@ def test_equals_lstm_cell(arguments, lengths, unrolling):
     )
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("dtype", sorted(EPSILON))
 def test_dtypes(dtype):
     problem = Problem(dtype)
@@ -141,6 +142,7 @@ def test_dtypes(dtype):
     assert_same(have, stock_values(dtype), EPSILON[dtype])
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("recurrent_only", [False, True])
 @pytest.mark.parametrize("auto_update", [False, True])
 def test_equals_lstm_cell_with_the_same_mask(auto_update, recurrent_only):
@@ -331,6 +333,7 @@ def test_in_a_users_loop(is_train, unrolling):
 # Variables and checkpoints
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("use_peephole", [False, True])
 def test_variables_are_those_of_the_stock_layer(use_peephole):
     described = []

@@ -235,6 +235,7 @@ def test_dropout_wrapper(make_cell, tmp_path):
     assert_at_home(dropout_wrapper, tmp_path, make_cell)
 
 
+@pytest.mark.smoke
 def test_residual_wrapper(tmp_path):
     assert_at_home(residual_wrapper, tmp_path)
 
@@ -322,6 +323,7 @@ def attention_and_beam_search(new_cell, inputs, is_train):
     return trained[:, -1], more
 
 
+@pytest.mark.smoke
 def test_seq2seq(tmp_path):
     assert_at_home(attention_and_beam_search, tmp_path)
 
@@ -563,6 +565,7 @@ def assert_estimator_trains(estimator, recorder, folder):
     assert twin.evaluate(sequences, steps=1) == evaluation
 
 
+@pytest.mark.smoke
 def test_estimator_with_update_ops(tmp_path):
     estimator, recorder = estimator_of(gathered, tmp_path)
     assert_estimator_trains(estimator, recorder, tmp_path)
@@ -583,6 +586,7 @@ def test_warm_start_settings_from_lstm_cell(stock_checkpoint, tmp_path):
 # Keras
 
 
+@pytest.mark.smoke
 def test_keras_rnn_in_a_graph(tmp_path):
     def network(new_cell, inputs, is_train):
         return tf.keras.layers.RNN(new_cell())(inputs)
@@ -689,6 +693,7 @@ def test_grappler(switch, tmp_path):
     assert_at_home(plain, tmp_path, drawing, options=dict(config=config))
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("control_flow_v2")
 @pytest.mark.parametrize("make_cell", [dropping, drawing])
 def test_control_flow_v2(make_cell, tmp_path):

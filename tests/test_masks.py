@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
+import versions
 
 from awd_lstm_tf import VariationalDropout, WeightDropLSTMCell, masks
 
@@ -34,6 +35,7 @@ def initialized_session():
 # Promise 1: entries are 0 or 1/keep_prob; a mask never drawn is the identity
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("keep_prob", [0.25, 0.7])
 @pytest.mark.parametrize("shape", [[], [1], [7, 5], [2, 1, 3]])
@@ -191,6 +193,7 @@ def assert_sees_update(cell, outputs, updates):
             assert not np.array_equal(used, last)
 
 
+@pytest.mark.smoke
 def test_ordering_is_honoured():
     cell = dropping_cell()
     with tf.control_dependencies(cell.get_vd_update_op()):
@@ -378,6 +381,7 @@ def assert_gradient_is_masked(cell, outputs):
                 assert np.any(values[0][mask != 0] != 0)
 
 
+@pytest.mark.smoke
 def test_masked_kernel_is_shared_by_separate_calls():
     cell = dropping_cell()
     first, second = dynamic(cell), dynamic(cell)
@@ -518,6 +522,7 @@ def test_ops_of_a_mask_made_in_a_cond_in_a_loop_can_be_run():
 # Promise 6: scratch state
 
 
+@pytest.mark.smoke
 def test_mask_needs_no_initializer_and_is_in_no_checkpoint(tmp_path):
     cell = dropping_cell()
     outputs = dynamic(cell)
@@ -534,6 +539,7 @@ def test_mask_needs_no_initializer_and_is_in_no_checkpoint(tmp_path):
     assert names == ["rnn/lstm_cell/bias", "rnn/lstm_cell/kernel"]
 
 
+@pytest.mark.smoke
 def test_under_a_monitored_session(tmp_path):
     cell = dropping_cell()
     loss = tf.reduce_sum(dynamic(cell))
@@ -561,6 +567,7 @@ def test_under_a_supervisor(tmp_path):
         assert np.any(session.run(mask) == 0)
 
 
+@pytest.mark.smoke
 def test_imported_meta_graph_trains_and_redraws(tmp_path):
     cell = dropping_cell(updates_collections=tf.GraphKeys.UPDATE_OPS)
     outputs = dynamic(cell)
@@ -631,6 +638,7 @@ def masks_of_seed(seed, auto_update, runs=4):
     return np.stack(values)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("auto_update", [False, True])
 def test_seed_makes_masks_reproducible(auto_update):
     first = masks_of_seed(3, auto_update)
@@ -674,6 +682,7 @@ def test_dtypes(dtype):
     assert oracles.same(values, expected, bound)
 
 
+@pytest.mark.smoke
 def test_partitioned_kernel():
     partitioner = tf.fixed_size_partitioner(2)
     with tf.variable_scope("parts", partitioner=partitioner):
@@ -693,6 +702,7 @@ def test_partitioned_kernel():
     assert np.all(np.concatenate(slopes)[mask == 0] == 0)
 
 
+@pytest.mark.smoke
 def test_mask_stays_on_the_worker():
     setter = tf.train.replica_device_setter(
         ps_tasks=1, worker_device="/job:worker/task:1"
@@ -707,6 +717,7 @@ def test_mask_stays_on_the_worker():
             assert "/job:worker" in op.device and "task:1" in op.device
 
 
+@pytest.mark.smoke
 def test_replicas_have_masks_of_their_own():
     devices = ["/cpu:0", "/cpu:1"]
     strategy = tf.contrib.distribute.MirroredStrategy(devices)
@@ -719,9 +730,7 @@ def test_replicas_have_masks_of_their_own():
             return tf.identity(cell.mask)
 
     with strategy.scope():
-        call = getattr(strategy, "call_for_each_replica", None)
-        call = call or strategy.extended.call_for_each_replica
-        used = strategy.unwrap(call(replica))
+        used = versions.call_for_each_replica(strategy, replica)
     config = tf.ConfigProto(device_count={"CPU": 2})
     with tf.Session(config=config) as session:
         session.run(tf.global_variables_initializer())

@@ -137,6 +137,7 @@ def trigger_check(losses, n, trigger):
     return None
 
 
+@pytest.mark.smoke
 def test_triggers_by_hand():
     # The lowest loss is at index 3. More than n=2 checks later than that, at 6,
     # it leaves the latest two, and is beaten by no later loss. The first rise
@@ -244,6 +245,7 @@ def test_report_op(open_session):
 # The swap
 
 
+@pytest.mark.smoke
 @both_kinds
 def test_swap_is_exact(open_session, use_resource):
     fed = Fed(open_session(), use_resource=use_resource, nonmono=1)
@@ -395,6 +397,7 @@ def test_saving_changes_nothing(trained):
     assert np.array_equal(trained.values(), trained.before)
 
 
+@pytest.mark.smoke
 def test_swapping_saver_saves_averages_as_weights(trained):
     graph, w, other = evaluation_graph()
     _, average = trained.before
@@ -722,6 +725,7 @@ def test_estimator(tmp_path):
 # Names, places, sizes
 
 
+@pytest.mark.smoke
 def test_names_and_collections(open_session):
     tf.get_variable("w", initializer=1.0)
     with tf.variable_scope("a", reuse=tf.AUTO_REUSE), tf.name_scope("b"):
@@ -791,6 +795,7 @@ def test_state_is_placed_like_slots():
     assert all(op.device.startswith("/job:ps") for op in heavy)
 
 
+@pytest.mark.smoke
 def test_finalized_graph(open_session):
     fed = Fed(open_session(), nonmono=1)
     hook = fed.optimizer.validation_hook(lambda session: 1.0, 2)

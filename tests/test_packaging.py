@@ -122,6 +122,7 @@ def test_an_import_of_tf_contrib_would_be_noticed():
     assert "tensorflow.contrib.rnn" in shown
 
 
+@pytest.mark.smoke
 def test_import_is_silent():
     done = run_python(
         """
@@ -138,6 +139,7 @@ def test_import_is_silent():
 # TensorFlow missing, or another.
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "code, reason",
     [
@@ -206,6 +208,7 @@ def test_the_versions_called_tested_are_those_of_make_test_all():
 PINS = {"protobuf<3.21", "numpy<1.17", "h5py<3", "gast==0.2.2"}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "extra, brings",
     [
@@ -242,6 +245,7 @@ def test_python_and_plain_requirements():
     assert wanted == {">=3.6", "<3.8"}
 
 
+@pytest.mark.smoke
 def test_wheel_holds_the_package_alone(request):
     if not request.config.getoption("--installed"):
         pytest.skip("the source tree is under test, not a wheel")
@@ -259,6 +263,7 @@ def double_if_positive(x):
     return x
 
 
+@pytest.mark.smoke
 def test_autograph_converts_a_function(open_session):
     autograph = pytest.importorskip(
         "tensorflow.python.autograph",
@@ -268,6 +273,7 @@ def test_autograph_converts_a_function(open_session):
     assert open_session().run(doubled) == 6
 
 
+@pytest.mark.smoke
 def test_keras_loads_what_it_saved(tmp_path):
     path = str(tmp_path / "model.h5")
     layer = tf.keras.layers.Dense(2, input_shape=(3,))

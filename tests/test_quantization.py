@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+import versions
 
 from awd_lstm_tf import WeightDropLSTMCell, quantization
 
@@ -222,6 +223,7 @@ def test_rewriter_leaves_the_cell_alone(loop, arguments):
     leaves_the_cell_alone("create_training_graph", loop, arguments)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("arguments", [CELLS[0], CELLS[-1]], ids=str)
 @pytest.mark.parametrize(
     "rewriter",
@@ -290,6 +292,7 @@ def numpy_step(weights, x, c, h, cell_clip=None, proj_clip=None):
     return c, h
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "form",
     [
@@ -398,6 +401,7 @@ def test_ranges_are_learned_before_the_delay_is_over(open_session):
 # The kernel's range
 
 
+@pytest.mark.smoke
 def test_range_variables():
     cell = WeightDropLSTMCell(4, num_proj=3, is_quant=True)
     cell.build(tf.TensorShape([None, 2]))
@@ -513,8 +517,7 @@ def test_mirrored_replicas_learn_one_range(open_session):
         return outputs
 
     with strategy.scope():
-        outputs = strategy.extended.call_for_each_replica(replica)
-        outputs = strategy.unwrap(outputs)
+        outputs = versions.call_for_each_replica(strategy, replica)
     with tf.Session(config=tf.ConfigProto(device_count={"CPU": 2})) as session:
         session.run(tf.global_variables_initializer())
         session.run(outputs)

@@ -63,6 +63,7 @@ def test_against_numpy(name, lengths, time_major, static):
     )
 
 
+@pytest.mark.smoke
 @every_penalty
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_padding_has_no_gradient(name, dtype):
@@ -84,6 +85,7 @@ def test_padding_has_no_gradient(name, dtype):
         )
 
 
+@pytest.mark.smoke
 @every_penalty
 @pytest.mark.parametrize("dtype", [tf.float16, tf.float32, tf.float64])
 def test_dtypes(name, dtype):

@@ -7,6 +7,7 @@ import integer_reference
 import numpy as np
 import pytest
 import tensorflow as tf
+import versions
 
 from awd_lstm_tf import WeightDropLSTMCell, tflite
 
@@ -96,8 +97,7 @@ class Integers(object):
     """A TFLite model, by the names of its inputs and outputs."""
 
     def __init__(self, model):
-        lite = tf.lite if hasattr(tf, "lite") else tf.contrib.lite
-        self.interpreter = lite.Interpreter(model_content=model)
+        self.interpreter = versions.interpreter(model)
         self.interpreter.allocate_tensors()
         details = self.interpreter.get_input_details()
         self.inputs = {detail["name"]: detail for detail in details}
@@ -196,6 +196,7 @@ def test_model_is_the_integer_reference_at_other_sizes(
     assert wrong == 0
 
 
+@pytest.mark.smoke
 def test_model_is_the_integer_reference_for_a_batch(make_step):
     wrong, _ = mismatches(
         make_step(batch=3, on_grid=True), sequences=2, steps=40
@@ -261,6 +262,7 @@ def test_many_models_are_within_one_step_of_fake_quant(
     assert differences["new_c"] <= C_STEPS
 
 
+@pytest.mark.smoke
 def test_model_holds_integers_under_the_names_given(make_step):
     step = make_step()
     nodes = len(step.session.graph.get_operations())

@@ -14,6 +14,7 @@ def drawn(dropout, session):
     return session.run(dropout.mask)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("dtype", [tf.float16, tf.float32, tf.float64])
 @pytest.mark.parametrize(
     "input_shape, shape",
@@ -84,6 +85,7 @@ def loop_of(dropout, steps=6):
     return tf.while_loop(lambda t, _: t < steps, step, (0, seen))[1].stack()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("auto_update", [False, True])
 def test_one_mask_for_all_steps_of_a_loop(auto_update):
     dropout = VariationalDropout([8], 0.5, auto_update=auto_update)

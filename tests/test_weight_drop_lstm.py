@@ -140,6 +140,7 @@ def test_is_train_tensor_switches_at_run_time(arguments, mode):
         assert not np.allclose(train, expected[0])
 
 
+@pytest.mark.smoke
 def test_constructor_takes_lstm_cells_arguments_by_position():
     arguments = (
         UNITS,
@@ -167,6 +168,7 @@ def test_constructor_takes_lstm_cells_arguments_by_position():
 # The masked kernel
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "arguments", ["default", "peepholes", "num_proj", "all"]
 )
@@ -368,6 +370,7 @@ NAMES = {  # golden: LSTMCell's own, in its order
 }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("arguments", sorted(NAMES))
 @pytest.mark.parametrize("use_resource", [False, True])
 def test_weights_are_those_of_lstm_cell(arguments, use_resource):
@@ -400,6 +403,7 @@ def test_subclass_is_named_after_itself_as_lstm_cells_are():
     assert cell.weights[0].op.name == "my_cell/kernel"
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("mode", sorted(MODES))
 @pytest.mark.parametrize("from_stock", [True, False])
 def test_checkpoints_pass_both_ways(from_stock, mode, tmp_path):
@@ -554,6 +558,7 @@ def estimator_model(features, labels, mode):
     return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=train_op)
 
 
+@pytest.mark.smoke
 def test_estimator(tmp_path):
     x = np.random.RandomState(0).randn(32, 6, DEPTH).astype(np.float32)
     y = x[:, :, 0].sum(1)
@@ -588,6 +593,7 @@ def test_estimator(tmp_path):
     assert np.array_equal(serve({"x": x[:16]})["guess"], guesses)
 
 
+@pytest.mark.smoke
 def test_saved_model_with_an_is_train_placeholder(tmp_path):
     is_train = tf.placeholder_with_default(False, [])
     cell = WeightDropLSTMCell(
@@ -660,6 +666,7 @@ def test_update_on_a_finalized_graph_of_three_cells():
     assert not np.array_equal(masks[1], masks[2])
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_keras_rnn_layer(mode):
     cell = WeightDropLSTMCell(UNITS, input_size=DEPTH, **MODES[mode])
