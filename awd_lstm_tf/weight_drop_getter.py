@@ -117,6 +117,7 @@ class WeightDropGetter(object):
         droppable = trainable and variable.dtype.is_floating
         if not (self._active and droppable and self._chosen(name)):
             return variable
+        _checks.assignable(name, variable)  # a tensor can be lifted nowhere
         if variable not in self._masked:
             self._masked[variable] = self._mask(name, variable)
         return self._masked[variable]
@@ -197,7 +198,7 @@ class MaskedVariable(object):
         """The masked weights."""
         return tf.identity(self.value())
 
-    _AsTensor = as_tensor = value  # what operators and slices are applied to
+    as_tensor = _AsTensor = value
 
     def sparse_read(self, indices, name=None):
         """Some rows of the masked weights; their gradient stays sparse."""
@@ -226,6 +227,20 @@ class MaskedVariable(object):
 
     def __hash__(self):
         return hash(self._unmasked)
+
+
+def _operator(name):
+    def run(masked, *args):
+        return getattr(tf.Tensor, name)(masked.value(), *args)
+
+    return run
+
+
+# Not left to the variable's class: that of a MirroredStrategy would use the
+# unmasked one (test_weight_drop_getter.py::test_replicas_have_own_masks).
+for _name in tf.Tensor.OVERLOADABLE_OPERATORS:
+    if _name not in vars(MaskedVariable):
+        setattr(MaskedVariable, _name, _operator(_name))
 
 
 def _masked_twin(variable, mask):

@@ -83,15 +83,17 @@ def stock(layer, values):
 
 
 def built(drop, layer, **scope_arguments):
-    """A layer under a getter: its outputs, and its kernels."""
+    """A layer under a getter: its outputs, its kernels and their gradients."""
     with tf.variable_scope("net", custom_getter=drop, **scope_arguments):
-        return layer(tf.constant(oracles.inputs_value())), kernels()
+        outputs = layer(tf.constant(oracles.inputs_value()))
+    return outputs, kernels(), tf.gradients(loss_of(outputs), kernels())
 
 
-def assert_masked(session, drop, layer, outputs, weights):
-    """One run: outputs, masks and gradients are those of the stock layer."""
-    fetches = [outputs, tf.gradients(loss_of(outputs), weights), weights]
-    have, gradients, values, drawn = session.run(fetches + [drop.masks])
+def assert_masked(session, drop, layer, outputs, weights, gradients):
+    """One run: outputs and gradients are those of the stock layer."""
+    have, gradients, values, drawn = session.run(
+        [outputs, gradients, weights, drop.masks]
+    )
     drawn = [drawn[weight.name] for weight in weights]
     need, stock_gradients = stock(
         layer, [value * mask for value, mask in zip(values, drawn)]
@@ -109,7 +111,7 @@ def assert_masked(session, drop, layer, outputs, weights):
 def test_stock_layer_on_masked_kernels(name, open_session, seed):
     layer, count = LAYERS[name]
     drop = WeightDropGetter(0.5, use_vd=True, seed=seed)
-    outputs, weights = built(drop, layer)
+    outputs, weights, gradients = built(drop, layer)
     session = initialized(open_session())
     updates = drop.get_vd_update_op()
     assert len(weights) == len(updates) == count
@@ -117,21 +119,23 @@ def test_stock_layer_on_masked_kernels(name, open_session, seed):
     values = session.run(weights)
     assert oracles.same(first, stock(layer, values)[0], 1e-6)  # never drawn
     session.run(updates)
-    assert_masked(session, drop, layer, outputs, weights)
+    assert_masked(session, drop, layer, outputs, weights, gradients)
     assert not oracles.same(session.run(outputs), first)
     session.run(drop.get_vd_reset_op())
     assert oracles.same(session.run(outputs), first)
 
 
-@pytest.mark.parametrize("resource", [False, True])
-@pytest.mark.parametrize("name", ["gru_dynamic", "gru_static", "dense"])
+@pytest.mark.parametrize(
+    "name, resource",
+    [("gru_dynamic", False), ("gru_static", True), ("dense", True)],
+)
 def test_auto_update(name, resource, open_session, seed):
     layer, _ = LAYERS[name]
     drop = WeightDropGetter(0.5, use_vd=True, auto_update=True, seed=seed)
-    outputs, weights = built(drop, layer, use_resource=resource)
+    outputs, weights, gradients = built(drop, layer, use_resource=resource)
     assert drop.get_vd_update_op() == drop.get_vd_reset_op() == []
     session = initialized(open_session())
-    assert_masked(session, drop, layer, outputs, weights)
+    assert_masked(session, drop, layer, outputs, weights, gradients)
     assert not oracles.same(session.run(outputs), session.run(outputs))
 
 
@@ -164,7 +168,7 @@ def test_masked_once_outside_the_loop(name, auto_update):
     products = [
         op
         for op in tf.get_default_graph().get_operations()
-        if op.type == "Mul" and "masked_weights" in op.name
+        if op.type == "Mul" and op.name.endswith("masked_weights")
     ]
     assert len(products) == count
     assert not any(oracles.loops_around(op) for op in products)
@@ -270,7 +274,7 @@ def test_is_train_tensor_and_keep_rate_tensor(auto_update, open_session):
     drop = WeightDropGetter(
         keep_rate, use_vd=True, auto_update=auto_update, is_train=is_train
     )
-    outputs, weights = built(drop, LAYERS["gru_dynamic"][0])
+    outputs, weights, _ = built(drop, LAYERS["gru_dynamic"][0])
     session = initialized(open_session())
     session.run(drop.get_vd_update_op())
     off = session.run(outputs, {is_train: False})
@@ -472,7 +476,8 @@ def test_partitioned_kernel(auto_update, open_session):
 
     drop = WeightDropGetter(0.5, use_vd=True, auto_update=auto_update)
     parts = tf.fixed_size_partitioner(2)
-    outputs, _ = built(drop, layer, partitioner=parts)
+    with tf.variable_scope("net", custom_getter=drop, partitioner=parts):
+        outputs = layer(tf.constant(oracles.inputs_value()))
     weights = [v for v in tf.trainable_variables() if "/kernel/" in v.name]
     assert len(weights) == 2 and len(drop.masks) == 1
     gradients = tf.gradients(loss_of(outputs), weights)
@@ -539,6 +544,41 @@ def test_seed():
     assert oracles.same(one, again)
     assert not np.array_equal(one[0], one[1])
     assert not np.array_equal(one[0], other[0])
+
+
+# More than one device
+
+
+def test_masks_stay_on_the_worker():
+    drop = WeightDropGetter(0.5, use_vd=True)
+    setter = tf.train.replica_device_setter(1, worker_device="/job:worker")
+    with tf.device(setter):
+        built(drop, LAYERS["gru_dynamic"][0])
+    assert all("/job:ps" in each.device for each in kernels())
+    mask_ops = [v.handle.op for v in tf.get_collection(masks.MASKS)]
+    for op in mask_ops + drop.get_vd_update_op():
+        assert "/job:worker" in op.device
+
+
+def test_replicas_have_own_masks():
+    devices = ["/cpu:0", "/cpu:1"]
+    strategy = tf.contrib.distribute.MirroredStrategy(devices)
+
+    def replica():
+        drop = WeightDropGetter(0.5, use_vd=True, auto_update=True)
+        with tf.variable_scope("net", custom_getter=drop):
+            ones = tf.ones_initializer()
+            return tf.get_variable("kernel", [40], initializer=ones) * 1
+
+    with strategy.scope():
+        call = getattr(strategy, "call_for_each_replica", None)
+        call = call or strategy.extended.call_for_each_replica
+        used = strategy.unwrap(call(replica))
+    config = tf.ConfigProto(device_count={"CPU": 2})
+    with tf.Session(config=config) as session:
+        one, two = initialized(session).run(used)
+    assert set(np.unique(one)) == set(np.unique(two)) == {0, 2}
+    assert not np.array_equal(one, two)
 
 
 # Errors
@@ -615,6 +655,16 @@ def test_bad_use(call, error, message):
     with pytest.raises(error) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_an_outer_getter_must_leave_variables():
+    def noisy(getter, *args, **kwargs):
+        return getter(*args, **kwargs) + 1
+
+    drop = WeightDropGetter(0.5, use_vd=True)
+    with tf.variable_scope("outer", custom_getter=noisy):
+        with pytest.raises(TypeError, match="must leave 'outer/net/kernel' a"):
+            in_scope(drop, lambda: tf.get_variable("kernel", [3]))
 
 
 def test_a_variable_is_not_iterable():
