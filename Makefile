@@ -24,7 +24,7 @@ PYTEST = work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && cd "$$work" && \
     "$(CURDIR)/$(VENV)/bin/python" -m pytest "$(CURDIR)/tests" --installed \
     -n $(JOBS) -p no:cacheprovider
 
-.PHONY: help demo test check test-all slow docs lint format wheel clean
+.PHONY: help demo test check test-all slow docs parity lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo 'make test-all  the tests on every TensorFlow in tools/versions.txt'
 	@echo 'make slow     the same tests, but those marked slow'
 	@echo 'make docs     docs/api.md from the docstrings'
+	@echo 'make parity   the recipe beside PyTorch; TORCH is a Python that has it'
 	@echo 'make lint     ruff: rules and format'
 	@echo 'make format   ruff: mend what it can'
 	@echo 'make wheel    sdist and wheel in dist/, checked by twine'
@@ -56,6 +57,9 @@ slow: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	@$(VENV)/bin/python tools/api_reference.py
+
+parity: $(VENV)/.installed
+	@$(VENV)/bin/python benchmarks/parity.py --torch "$(TORCH)" $(ARGS)
 
 lint: .tools/.ready
 	@$(PYTHON_LINT) -m ruff check --quiet --output-format concise .
