@@ -115,9 +115,7 @@ class Integers(object):
         }
 
     def types(self):
-        inner = self.interpreter._interpreter
-        numbers = [n for n in range(inner.NumTensors()) if inner.TensorName(n)]
-        return {np.dtype(inner.TensorType(number)).name for number in numbers}
+        return versions.tensor_types(self.interpreter)
 
 
 def reference(step):

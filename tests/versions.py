@@ -1,5 +1,8 @@
 """What tests must know of the TensorFlow that they run on."""
 
+import itertools
+
+import numpy as np
 import tensorflow as tf
 
 MINOR = int(tf.__version__.split(".")[1])
@@ -9,6 +12,22 @@ def interpreter(model):
     """TFLite's interpreter of `model`, the bytes of a file."""
     lite = tf.lite if MINOR >= 13 else tf.contrib.lite
     return lite.Interpreter(model_content=model)
+
+
+def tensor_types(interpreter):
+    """Names of the types of a model's tensors."""
+    inner = interpreter._interpreter
+    if MINOR >= 13:
+        numbers = [n for n in range(inner.NumTensors()) if inner.TensorName(n)]
+        return {np.dtype(inner.TensorType(number)).name for number in numbers}
+    types = set()  # with those of scratch tensors
+    for number in itertools.count():
+        try:
+            types.add(np.dtype(inner.TensorType(number)).name)
+        except SystemError:  # a scratch tensor without a type
+            continue
+        except ValueError:  # past the last
+            return types
 
 
 def call_for_each_replica(strategy, function):
