@@ -4,6 +4,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
+import versions
 
 import awd_lstm_tf
 from awd_lstm_tf import WeightDropGetter, masks
@@ -107,6 +108,7 @@ def assert_masked(session, drop, layer, outputs, weights, gradients):
 # What is computed
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", sorted(LAYERS))
 def test_stock_layer_on_masked_kernels(name, open_session, seed):
     layer, count = LAYERS[name]
@@ -422,6 +424,7 @@ def names_of(session_masks):
     return [name[len("net/") : -len(":0")] for name in session_masks]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "names, chosen",
     [
@@ -571,9 +574,7 @@ def test_replicas_have_own_masks():
             return tf.get_variable("kernel", [40], initializer=ones) * 1
 
     with strategy.scope():
-        call = getattr(strategy, "call_for_each_replica", None)
-        call = call or strategy.extended.call_for_each_replica
-        used = strategy.unwrap(call(replica))
+        used = versions.call_for_each_replica(strategy, replica)
     config = tf.ConfigProto(device_count={"CPU": 2})
     with tf.Session(config=config) as session:
         one, two = initialized(session).run(used)
