@@ -611,7 +611,7 @@ def test_keras_fit():
     mask = cell.mask
     masks = []
 
-    def redraw(*_):
+    def redraw(batch, logs):
         session = backend.get_session()
         session.run(cell.get_vd_update_op())
         masks.append([session.run(mask, {is_train: True})])
