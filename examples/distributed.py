@@ -52,10 +52,11 @@ def random_windows(ids):
     return windows[:, :-1], windows[:, 1:]
 
 
-def language_model(corpus, units):
+def language_model(text, units):
     """The loss on random windows, and the cell with the dropped kernel."""
-    inputs, targets = random_windows(corpus.train)
-    size = len(corpus.vocabulary)
+    characters, ids = np.unique(list(text), return_inverse=True)
+    inputs, targets = random_windows(ids.astype(np.int32))
+    size = len(characters)
     embedding = tf.get_variable("embedding", [size, units])
     inputs = tf.nn.embedding_lookup(embedding, inputs)
     cell = awd_lstm_tf.WeightDropLSTMCell(
@@ -96,11 +97,11 @@ def run_task(flags):
     server = tf.train.Server(cluster, flags.job_name, flags.task_index)
     if flags.job_name == "ps":
         server.join()
-    corpus = text_data.load_corpus(level="char")
+    text = text_data.python_documentation()
     me = f"/job:worker/task:{flags.task_index}"
     setter = tf.train.replica_device_setter(worker_device=me, cluster=cluster)
     with tf.device(setter):
-        loss, cell = language_model(corpus, flags.units)
+        loss, cell = language_model(text, flags.units)
         train_op, hooks = minimize(loss, flags)
         fetches = [loss, cell.mask, cell.kept_fraction, train_op]
     # A session that knows only of the parameter servers and this worker does
@@ -163,17 +164,12 @@ def commands(flags, folder):
     """The command line of each task, by its name."""
     hosts = [f"127.0.0.1:{port}" for port in free_ports(1 + flags.workers)]
     tasks = [("ps", 0)] + [("worker", i) for i in range(flags.workers)]
+    same = [f"--ps_hosts={hosts[0]}", f"--worker_hosts={','.join(hosts[1:])}"]
+    same += [f"--steps={flags.steps}", f"--units={flags.units}"]
+    same += [f"--checkpoint_dir={folder}"] + ["--sync"] * flags.sync
     return {
-        f"{job} {index}": [
-            *(sys.executable, __file__),
-            *(
-                f"--ps_hosts={hosts[0]}",
-                f"--worker_hosts={','.join(hosts[1:])}",
-            ),
-            *(f"--job_name={job}", f"--task_index={index}"),
-            *(f"--checkpoint_dir={folder}", f"--steps={flags.steps}"),
-            *(f"--units={flags.units}", *["--sync"] * flags.sync),
-        ]
+        f"{job} {index}": [sys.executable, __file__, *same]
+        + [f"--job_name={job}", f"--task_index={index}"]
         for job, index in tasks
     }
 
@@ -241,9 +237,11 @@ def main():
     tf.logging.set_verbosity(tf.logging.ERROR)
     flags = parse_flags()
     if flags.job_name:
-        run_task(flags)
-    else:
+        return run_task(flags)
+    try:
         launch(flags)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":
