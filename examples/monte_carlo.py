@@ -10,6 +10,7 @@ go on.
 """
 
 import argparse
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -118,6 +119,7 @@ def draw_picture(path, seen, predictions):
     axes.set_xlabel("step (right of the line the net feeds on itself)")
     axes.legend(loc="lower left", ncol=3, fontsize="small")
     figure.tight_layout()
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
@@ -150,7 +152,7 @@ def run(flags):
 def parse(arguments=None):
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="monte_carlo.png", help="picture")
+    parser.add_argument("--out", default="runs/monte_carlo.png", help="picture")
     parser.add_argument("--units", type=int, default=48)
     parser.add_argument("--keep-rate", type=float, default=0.9)
     parser.add_argument("--steps", type=int, default=500, help="of training")
