@@ -322,9 +322,9 @@ def check_masks(got, example):
     drop, depth = example["drop"], example["depth"]
     off = drop["rate"] == 1 or not drop["is_train"]
     untouched = drop["mode"] == "use_vd" and drop["wiring"] == "never"
-    scale = np.dtype(example["dtype"]).type(1 / np.float32(drop["rate"]))
-    if not drop["rate_is_tensor"]:
-        scale = np.dtype(example["dtype"]).type(1 / drop["rate"])
+    # Inverted in the type of the rate: a tensor's is float32.
+    rate = np.float32 if drop["rate_is_tensor"] else np.float64
+    scale = (rate(1) / rate(drop["rate"])).astype(example["dtype"])
     for mask in got["masks"]:
         assert mask.dtype == example["dtype"]
         if off or untouched:
