@@ -269,26 +269,19 @@ CELLS = {
 
 
 @pytest.mark.parametrize(
-    "name, sync", [(name, False) for name in CELLS] + [("use_vd", True)]
+    "name, wiring",
+    [(name, dict()) for name in CELLS]
+    + [("use_vd", dict(sync=True)), ("use_vd", dict(use_resource=True))],
 )
-def test_no_mask_travels(traced, name, sync):
-    ours, size = traced(lambda: dropping_cell(**CELLS[name]), sync=sync)
-    stock, stock_size = traced(stock_cell, sync=sync)
+def test_no_mask_travels(traced, name, wiring):
+    ours, size = traced(lambda: dropping_cell(**CELLS[name]), **wiring)
+    stock, stock_size = traced(stock_cell, **wiring)
     assert size == stock_size
     # Weights down, gradients up, and a few scalars.
     for way in (("ps", "worker"), ("worker", "ps")):
         assert size <= traffic(ours.transfers)[way] < size + 32
     assert traffic(ours.transfers) == traffic(stock.transfers)
     assert ops(ours.graphs["ps"]) == ops(stock.graphs["ps"])
-
-
-def test_resource_variables_travel_no_more(traced):
-    # A loop reads them wherever they are used: with stock cells in each step.
-    ours, size = traced(dropping_cell, use_resource=True)
-    stock, _ = traced(stock_cell, use_resource=True)
-    for way in (("ps", "worker"), ("worker", "ps")):
-        assert traffic(ours.transfers)[way] <= traffic(stock.transfers)[way]
-    print("TRAFFIC", traffic(ours.transfers), traffic(stock.transfers), size)
 
 
 # The example
