@@ -58,9 +58,9 @@ def kernels_of(graph):
     ]
 
 
-def loss_of(outputs, state):
-    flat = tf.contrib.framework.nest.flatten(state)
-    return tf.add_n([tf.reduce_sum(tf.square(x)) for x in [outputs] + flat])
+def loss_of(*results):
+    flat = tf.contrib.framework.nest.flatten(results)
+    return tf.add_n([tf.reduce_sum(tf.square(x)) for x in flat])
 
 
 class StockLSTM(object):

@@ -7,6 +7,7 @@ what was fetched from ours, the kernel multiplied by the fetched mask in numpy.
 
 import hypothesis
 import numpy as np
+import oracles
 import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
@@ -213,12 +214,6 @@ def drop_arguments(drop, depth):
     )
 
 
-def loss_of(results):
-    return tf.add_n(
-        [tf.reduce_sum(tf.square(x)) for x in nest.flatten(results)]
-    )
-
-
 class Ours(object):
     """Owners of masks in a loop, trained (at a rate of 0) and wired."""
 
@@ -226,7 +221,7 @@ class Ours(object):
         early = self._updates(owners) if wiring == "rnn" else []
         with tf.control_dependencies(early):
             results = call(owners)
-        loss = loss_of(results)
+        loss = oracles.loss_of(results)
         variables = tf.trainable_variables()
         updates = self._updates(owners)
         around = updates if wiring == "minimize" else []
@@ -282,7 +277,9 @@ class Stock(object):
         names = [v.op.name for v in tf.trainable_variables()]
         assert set(self._fed) == set(names)
         self._fed = [self._fed[name] for name in names]
-        gradients = tf.gradients(loss_of(results), self._fed + list(sources))
+        gradients = tf.gradients(
+            oracles.loss_of(results), self._fed + list(sources)
+        )
         self._fetches = [
             nest.flatten(results),
             [g for g in gradients if g is not None],
@@ -297,7 +294,7 @@ class Stock(object):
         return session.run(self._fetches, dict(zip(self._fed, values)))
 
 
-def by_variable(got, masks):
+def by_variable(masks):
     """What each variable is multiplied with: its mask, or 1."""
     names = [v.op.name for v in tf.trainable_variables()]
     kernels = [
@@ -305,16 +302,9 @@ def by_variable(got, masks):
         for name in names
         if name.endswith("kernel") and "projection" not in name
     ]
-    masks = dict(zip(kernels, masks or [1] * len(kernels)))
+    assert len(masks) in (0, len(kernels))
+    masks = dict(zip(kernels, masks))
     return [masks.get(name, 1) for name in names]
-
-
-def same(got, expected, limit):
-    assert len(got) == len(expected)
-    for mine, theirs in zip(got, expected):
-        assert mine.dtype == theirs.dtype
-        bound = limit * max(1, np.max(np.abs(theirs), initial=0))
-        assert np.all(np.abs(mine - theirs) <= bound)
 
 
 def check_masks(got, example):
@@ -337,6 +327,7 @@ def check_masks(got, example):
 
 
 def check(example, ours, stock, offsets, limit):
+    """Runs both, stock on masked weights; compares results and gradients."""
     config = tf.ConfigProto(
         intra_op_parallelism_threads=1, inter_op_parallelism_threads=1
     )
@@ -345,22 +336,18 @@ def check(example, ours, stock, offsets, limit):
         for _ in range(RUNS):
             got = ours.run(session)
             check_masks(got, example)
-            factors = by_variable(got, got["masks"])
-            values = [
-                value * factor + offset
-                for value, factor, offset in zip(
-                    got["variables"], factors, offsets
-                )
-            ]
-            results, gradients = stock.run(session, values)
-            gradients = [
-                gradient * factor
-                for gradient, factor in zip(
-                    gradients, factors + [1] * len(gradients)
-                )
-            ]
-            same(got["results"], results, limit)
-            same(got["gradients"], gradients, limit)
+            factors = by_variable(got["masks"])
+            weights = zip(got["variables"], factors, offsets)
+            results, gradients = stock.run(
+                session,
+                [value * factor + offset for value, factor, offset in weights],
+            )
+            factors += [1] * (len(gradients) - len(factors))
+            masked = [g * factor for g, factor in zip(gradients, factors)]
+            mine = got["results"] + got["gradients"]
+            theirs = results + masked
+            assert [x.dtype for x in mine] == [x.dtype for x in theirs]
+            assert oracles.same(mine, theirs, limit)
 
 
 # ---------------------------------------------------------------------------
@@ -377,87 +364,82 @@ def inputs_of(example, time_major=False, known=True):
     return tf.placeholder_with_default(value, shape)
 
 
+def state_of(example):
+    """Random c and h to begin with, if the example has them."""
+    if not example["initial_state"]:
+        return None
+    random = np.random.RandomState(example["seed"] + 2)
+    values = random.uniform(-1, 1, [2, example["batch"], example["units"]])
+    return tf.nn.rnn_cell.LSTMStateTuple(
+        *[tf.constant(value, example["dtype"]) for value in values]
+    )
+
+
+def bias_offsets(example):
+    """What is to be added to each variable: `input_bias` to the biases."""
+    offset = np.repeat([example["input_bias"], 0, 0, 0], example["units"])
+    offset = offset.astype(example["dtype"])
+    return [
+        offset if v.op.name.endswith("bias") else offset[:1] * 0
+        for v in tf.trainable_variables()
+    ]
+
+
 def check_cell(example):
     """The cell is LSTMCell on a masked kernel, in any loop."""
     inputs, loop = inputs_of(example), example["loop"]
     lengths, units = example["lengths"], example["units"]
-    arguments, bias = example["arguments"], example["input_bias"]
-    own = dict(drop_arguments(example["drop"], example["depth"]), **arguments)
+    common = example["arguments"]
+    own = dict(
+        drop_arguments(example["drop"], example["depth"]),
+        input_bias=example["input_bias"],
+        dtype=example["dtype"],
+    )
     count = 2 if loop is bidirectional else 1
-    cells = [
-        WeightDropLSTMCell(
-            units, input_bias=bias, dtype=example["dtype"], **own
-        )
-        for _ in range(count)
-    ]
     with tf.variable_scope("net", use_resource=example["use_resource"]):
         ours = Ours(
-            cells,
+            [WeightDropLSTMCell(units, **common, **own) for _ in range(count)],
             example["drop"]["wiring"],
             lambda cells: loop(cells, inputs, lengths),
             [inputs],
         )
-    stock = Stock(
-        lambda: loop(
-            [tf.nn.rnn_cell.LSTMCell(units, **arguments) for _ in cells],
-            inputs,
-            lengths,
-        ),
-        [inputs],
-    )
-    offset = np.repeat([bias, 0, 0, 0], units).astype(example["dtype"])
-    offsets = [
-        offset if v.op.name.endswith("bias") else np.zeros([], offset.dtype)
-        for v in tf.trainable_variables()
-    ]
+    cells = [tf.nn.rnn_cell.LSTMCell(units, **common) for _ in range(count)]
+    stock = Stock(lambda: loop(cells, inputs, lengths), [inputs])
     limit = LIMIT[example["dtype"]] if ours.fetches["masks"] else 0
-    check(example, ours, stock, offsets, limit)
+    check(example, ours, stock, bias_offsets(example), limit)
 
 
 def check_layer(example):
     """The fused layer is LSTMCell in dynamic_rnn on a masked kernel."""
     inputs = inputs_of(example, True, example["known"])
-    units, drop = example["units"], example["drop"]
-    same_arguments = dict(
-        forget_bias=example["forget_bias"], cell_clip=example["cell_clip"]
-    )
+    units, lengths = example["units"], example["lengths"]
+    state = state_of(example)
+    sources = [inputs] + list(state or [])
+    common = {name: example[name] for name in ("forget_bias", "cell_clip")}
     layer = WeightDropLSTMBlockFusedCell(
         units,
         use_peephole=example["peepholes"],
         dtype=example["dtype"],
         name="lstm_cell",
-        **same_arguments,
-        **drop_arguments(drop, example["depth"]),
+        **common,
+        **drop_arguments(example["drop"], example["depth"]),
     )
-    cell = tf.nn.rnn_cell.LSTMCell(
-        units, use_peepholes=example["peepholes"], **same_arguments
-    )
-    state, sources = None, [inputs]
-    if example["initial_state"]:
-        random = np.random.RandomState(example["seed"] + 2)
-        values = random.uniform(-1, 1, [2, example["batch"], units])
-        state = tf.nn.rnn_cell.LSTMStateTuple(
-            *[tf.constant(value, example["dtype"]) for value in values]
-        )
-        sources += list(state)
-    lengths = example["lengths"]
     with tf.variable_scope("net/rnn", use_resource=example["use_resource"]):
         ours = Ours(
             [layer],
-            drop["wiring"],
-            lambda layers: layers[0](
-                inputs, initial_state=state, sequence_length=lengths
-            ),
+            example["drop"]["wiring"],
+            lambda layers: layers[0](inputs, state, None, lengths),
             sources,
         )
+    cell = tf.nn.rnn_cell.LSTMCell(units, example["peepholes"], **common)
     stock = Stock(
         lambda: tf.nn.dynamic_rnn(
             cell, inputs, lengths, state, inputs.dtype, time_major=True
         ),
         sources,
     )
-    zeros = [0] * len(tf.trainable_variables())
-    check(example, ours, stock, zeros, LIMIT[example["dtype"]])
+    nothing = [0] * len(tf.trainable_variables())
+    check(example, ours, stock, nothing, LIMIT[example["dtype"]])
 
 
 def on_a_graph(check_example, example):
