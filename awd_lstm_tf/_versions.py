@@ -4,6 +4,7 @@ Imported before the rest of the package, which then may rely on TensorFlow.
 """
 
 import importlib
+import sys
 import warnings
 
 TESTED = ("1.11.0", "1.12.3", "1.13.1", "1.13.2", "1.14.0", "1.15.2", "1.15.5")
@@ -66,6 +67,15 @@ def toco_protos(name):
         return importlib.import_module("tensorflow.lite.toco." + name)
     except ImportError:  # 1.11 and 1.12
         return importlib.import_module("tensorflow.contrib.lite.toco." + name)
+
+
+def print_to_stderr(message):
+    """An op that prints the string `message`."""
+    import tensorflow as tf
+
+    if hasattr(tf, "print"):
+        return tf.print(message, output_stream=sys.stderr)
+    return tf.Print(0, [], message).op  # 1.11
 
 
 def as_written(call):

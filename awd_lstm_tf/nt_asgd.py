@@ -2,14 +2,13 @@
 
 import collections
 import contextlib
-import sys
 import warnings
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.training.saver import BaseSaverBuilder
 
-from awd_lstm_tf import _checks
+from awd_lstm_tf import _checks, _versions
 
 # The two published triggers, by where they were published.
 TRIGGERS = ("iclr", "arxiv")
@@ -215,7 +214,7 @@ class NTASGDOptimizer(tf.train.GradientDescentOptimizer):
         message = _checks.NEVER_VALIDATED.format(_PATIENCE)
         return tf.cond(
             tf.logical_and(never, tf.equal(steps, _PATIENCE)),
-            lambda: tf.print("Warning:", message, output_stream=sys.stderr),
+            lambda: _versions.print_to_stderr("Warning: " + message),
             tf.no_op,
         )
 

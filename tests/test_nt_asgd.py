@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import versions
 
 from awd_lstm_tf import NTASGDOptimizer, nt_asgd
 
@@ -522,11 +523,11 @@ def test_swapping_saver_of_some_variables(trained, tmp_path):
 
 def test_swapping_saver_saves_iterators(open_session, tmp_path):
     dataset = tf.data.Dataset.range(9)
-    iterator = tf.data.make_one_shot_iterator(dataset)
+    iterator = dataset.make_one_shot_iterator()
     item = iterator.get_next()
     tf.add_to_collection(
         tf.GraphKeys.SAVEABLE_OBJECTS,
-        tf.data.experimental.make_saveable_from_iterator(iterator),
+        versions.saveable_from_iterator(iterator),
     )
     fed = Fed(open_session())
     saver = fed.optimizer.swapping_saver()

@@ -30,6 +30,12 @@ def tensor_types(interpreter):
             return types
 
 
+def saveable_from_iterator(iterator):
+    """What savers take for the place of a tf.data iterator."""
+    data = tf.data.experimental if MINOR >= 12 else tf.contrib.data
+    return data.make_saveable_from_iterator(iterator)
+
+
 def call_for_each_replica(strategy, function):
     """What `function` returns in each replica of `strategy`, in a list."""
     if MINOR >= 13:
