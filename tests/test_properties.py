@@ -215,9 +215,13 @@ def drop_arguments(drop, depth):
 
 
 class Ours(object):
-    """Owners of masks in a loop, trained (at a rate of 0) and wired."""
+    """Owners of masks in a loop, trained (at a rate of 0) and wired.
 
-    def __init__(self, owners, wiring, call, sources=()):
+    `waits`: the gradient is built under the control dependency on the update,
+    too. TensorFlow cannot do that for a loop in a loop, nor with stock cells.
+    """
+
+    def __init__(self, owners, wiring, call, sources=(), waits=True):
         early = self._updates(owners) if wiring == "rnn" else []
         with tf.control_dependencies(early):
             results = call(owners)
@@ -229,8 +233,9 @@ class Ours(object):
             around = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
             assert around == updates
         optimizer = tf.train.GradientDescentOptimizer(0.0)
-        with tf.control_dependencies(around):
+        with tf.control_dependencies(around if waits else []):
             gradients = tf.gradients(loss, variables + list(sources))
+        with tf.control_dependencies(around):
             pairs = zip(gradients, variables)
             train = optimizer.apply_gradients(
                 [p for p in pairs if p[0] is not None]
@@ -402,6 +407,7 @@ def check_cell(example):
             example["drop"]["wiring"],
             lambda cells: loop(cells, inputs, lengths),
             [inputs],
+            waits=loop is not nested,
         )
     cells = [tf.nn.rnn_cell.LSTMCell(units, **common) for _ in range(count)]
     stock = Stock(lambda: loop(cells, inputs, lengths), [inputs])
