@@ -15,6 +15,7 @@ ARGS =
 export PYTHON
 
 VENV := .venv$(if $(TF:1.13.1=)$(PY),-$(TF))$(PY:%=-py%)
+FIGURES := benchmarks/results/tensorflow-$(TF).json
 PYTHON_LINT := .tools/env/bin/python
 PACKAGED := $(wildcard awd_lstm_tf/*.py) \
     setup.py pyproject.toml MANIFEST.in README.md LICENSE
@@ -24,7 +25,7 @@ PYTEST = work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && cd "$$work" && \
     "$(CURDIR)/$(VENV)/bin/python" -m pytest "$(CURDIR)/tests" --installed \
     -n $(JOBS) -p no:cacheprovider
 
-.PHONY: help demo test check test-all slow docs parity lint format wheel clean
+.PHONY: help demo test check test-all slow bench docs parity lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
@@ -33,6 +34,7 @@ help:
 	@echo 'make check    the tests alone, without the lint'
 	@echo 'make test-all  the tests on every TensorFlow in tools/versions.txt'
 	@echo 'make slow     the same tests, but those marked slow'
+	@echo 'make bench    time and memory of all layers (TORCH: that of PyTorch, too)'
 	@echo 'make docs     docs/api.md from the docstrings'
 	@echo 'make parity   the recipe beside PyTorch; TORCH is a Python that has it'
 	@echo 'make lint     ruff: rules and format'
@@ -54,6 +56,13 @@ test-all: dist/.checked
 
 slow: $(VENV)/.installed
 	@$(PYTEST) -m slow $(ARGS)
+
+# The matmul limit is among the rows of step_time.py.
+bench: $(VENV)/.installed
+	@$(VENV)/bin/python benchmarks/step_time.py --sizes small medium paper \
+	    $(TORCH:%=--torch-python %) --json $(FIGURES)
+	@$(VENV)/bin/python benchmarks/memory.py --json $(FIGURES)
+	@$(VENV)/bin/python benchmarks/report.py $(FIGURES)
 
 docs: $(VENV)/.installed
 	@$(VENV)/bin/python tools/api_reference.py

@@ -1,17 +1,23 @@
 """Peak memory of a training step, per row of step_time.py.
 
-    python benchmarks/memory.py                      # all rows, medium
+    python benchmarks/memory.py                      # the main rows, medium
     python benchmarks/memory.py --sizes paper --rows LSTMCell "fused, use_vd"
 
-Each row gets a process of its own, which reads its peak resident memory after
-building the step and initializing the weights, and once more after five steps.
-Printed is the latter, in MB, less what TensorFlow takes to start; and how much
-it lies above LSTMCell's, in kernels (`[depth + units, 4 units]` of float32).
+Each row gets processes of its own, which read their peak resident memory after
+five steps. Printed is, in MB, the least of their peaks, less what TensorFlow
+takes to start; and how much it lies above LSTMCell's, in kernels
+(`[depth + units, 4 units]` of float32).
+
+A peak depends on chance: on which ops run side by side, and on where the
+allocator finds room. So there are several processes, of which the least is the
+one that luck had least to do with, and glibc gets a single arena: by default
+each thread has its own, with free memory that the others cannot use.
 """
 
 import argparse
 import importlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -48,7 +54,11 @@ def measure_here(row, size):
 def measure(row, size_name):
     """`measure_here` in another process: its peak in MB, less its start."""
     command = [sys.executable, __file__, "--here", row, "--sizes", size_name]
-    output = subprocess.check_output(command, universal_newlines=True)
+    output = subprocess.check_output(
+        command,
+        universal_newlines=True,
+        env=dict(os.environ, MALLOC_ARENA_MAX="1"),
+    )
     result = json.loads(output.splitlines()[-1])
     return result["peak"] - result["start"]
 
@@ -59,7 +69,8 @@ def _flags():
     )
     add = parser.add_argument
     add("--sizes", nargs="+", choices=models.SIZES, default=["medium"])
-    add("--rows", nargs="+", choices=models.ROWS, default=list(models.ROWS))
+    add("--rows", nargs="+", choices=models.ROWS, default=models.MAIN_ROWS)
+    add("--processes", type=int, default=3, help="for each row")
     add("--json", help="file to add the figures to, step_time.py's own or new")
     add("--here", choices=models.ROWS, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -95,8 +106,12 @@ def _main():
     results = {}
     for name in flags.sizes:
         print(f"{name}: {models.SIZES[name]}", flush=True)
-        results[name] = {row: measure(row, name) for row in flags.rows}
-        _print(models.SIZES[name], results[name])
+        results[name] = {
+            row: [measure(row, name) for _ in range(flags.processes)]
+            for row in flags.rows
+        }
+        least = {row: min(peaks) for row, peaks in results[name].items()}
+        _print(models.SIZES[name], least)
     if flags.json:
         add_to_json(flags.json, "memory", results)
 

@@ -155,6 +155,17 @@ ROWS = collections.OrderedDict(
 )
 BASE = "LSTMCell"
 
+# Those measured where each takes long.
+MAIN_ROWS = [
+    BASE,
+    "LSTMBlockFusedCell",
+    "cell, use_vd",
+    "cell, auto_update",
+    "fused, no weight drop",
+    "fused, use_vd",
+    "fused, auto_update",
+]
+
 
 # ---------------------------------------------------------------------------
 # The steps

@@ -2,12 +2,13 @@
 
     python benchmarks/report.py benchmarks/results/*.json
 
-Each file is one run on one TensorFlow (`--json`). Printed, in Markdown, are a
-table of ratios to LSTMCell per size, a table of peak memory, and what machine
-and versions they hold for.
+Each file is one run on one TensorFlow (`--json`). Printed, in Markdown, are
+tables of ratios to LSTMCell and of peak memory, and what machine and versions
+they hold for.
 """
 
 import argparse
+import collections
 import json
 import statistics
 
@@ -24,44 +25,49 @@ def _table(title, columns, rows):
     return lines + [_row([name] + cells) for name, cells in rows.items()]
 
 
-def _ratio(seconds, name):
-    if name not in seconds or BASE not in seconds:
-        return ""
-    median = statistics.median(seconds[name])
-    return f"{median / statistics.median(seconds[BASE]):.2f}"
-
-
 def _names(groups):
     """The keys of several dicts, each once, in order."""
     return list(dict.fromkeys(name for group in groups for name in group))
 
 
-def _time_table(runs, kind, size):
-    measured = [run["step_time"].get(size, {}).get(kind, {}) for run in runs]
-    rows = {}
-    for name in _names(measured):
-        rows[name] = [_ratio(seconds, name) for seconds in measured]
-    rows[BASE] = [
-        f"1.00 ({1e3 * statistics.median(seconds[BASE]):.0f} ms)"
-        if BASE in seconds
-        else ""
-        for seconds in measured
+def _time_table(runs, kind):
+    """Ratios to LSTMCell, a column for each run and size."""
+    columns = collections.OrderedDict(
+        (f"{_version(run)} {size}", _medians(seconds[kind]))
+        for run in runs
+        for size, seconds in run["step_time"].items()
+        if BASE in seconds[kind]
+    )
+    rows = {
+        name: [
+            f"{medians[name] / medians[BASE]:.2f}" if name in medians else ""
+            for medians in columns.values()
+        ]
+        for name in _names(columns.values())
+    }
+    rows[f"{BASE}, ms"] = [
+        f"{1e3 * medians[BASE]:.0f}" for medians in columns.values()
     ]
     titles = {"train": "training step", "forward": "forward pass"}
-    return _table(f"{size}, {titles[kind]}", _versions(runs), rows)
+    return _table(titles[kind], list(columns), rows)
+
+
+def _medians(seconds):
+    return {name: statistics.median(s) for name, s in seconds.items()}
 
 
 def _memory_table(runs, size):
     measured = [run["memory"].get(size, {}) for run in runs]
     rows = {
-        name: [f"{m[name]:.0f}" if name in m else "" for m in measured]
+        name: [f"{min(m[name]):.0f}" if name in m else "" for m in measured]
         for name in _names(measured)
     }
-    return _table(f"{size}, peak memory in MB", _versions(runs), rows)
+    title = f"{size}, peak memory in MB"
+    return _table(title, [_version(run) for run in runs], rows)
 
 
-def _versions(runs):
-    return [run["machine"]["label"] for run in runs]
+def _version(run):
+    return run["machine"]["label"]
 
 
 def _machine(run):
@@ -73,6 +79,12 @@ def _machine(run):
     )
     if "torch" in about:
         text += f"; PyTorch {about['torch']} in a process of its own"
+    limits = [
+        f"{measured['gflops']:.0f} ({size})"
+        for size, measured in run.get("step_time", {}).items()
+    ]
+    if limits:
+        text += f"; GFLOP/s at the matmul limit: {', '.join(limits)}"
     return text + "."
 
 
@@ -80,9 +92,8 @@ def report(runs):
     """The lines of the report on `runs`, what the JSON files hold."""
     lines = []
     timed = [run for run in runs if "step_time" in run]
-    for size in _names(run["step_time"] for run in timed):
-        for kind in ("train", "forward"):
-            lines += _time_table(timed, kind, size) + [""]
+    for kind in ("train", "forward") if timed else ():
+        lines += _time_table(timed, kind) + [""]
     weighed = [run for run in runs if "memory" in run]
     for size in _names(run["memory"] for run in weighed):
         lines += _memory_table(weighed, size) + [""]

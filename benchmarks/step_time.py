@@ -1,6 +1,6 @@
 """Time of a training step and of a forward pass, as ratios to LSTMCell's.
 
-    python benchmarks/step_time.py                          # all rows, medium
+    python benchmarks/step_time.py                          # medium, all rows
     python benchmarks/step_time.py --sizes small paper --repeats 5
     python benchmarks/step_time.py --rows LSTMCell "cell, use_vd"
     python benchmarks/step_time.py --torch-python ~/torch/bin/python
@@ -27,6 +27,8 @@ import models
 import tensorflow as tf
 
 REPEATS = {"small": 40, "medium": 12, "paper": 3}
+WARM_UP = {"small": 3, "medium": 2, "paper": 1}
+ROWS = {"paper": models.MAIN_ROWS}  # of the other sizes: all
 LIMIT = "matmul limit"
 
 
@@ -37,7 +39,7 @@ def timed(run):
     return time.perf_counter() - start
 
 
-def in_turns(steps, repeats, warm_up=2):
+def in_turns(steps, repeats, warm_up):
     """Seconds of each of `steps`, by name: a list with one per round.
 
     Args:
@@ -87,7 +89,7 @@ def _tf_steps(rows, make, size, threads):
     return steps
 
 
-def measure(size, rows, repeats, threads=0, torch=None):
+def measure(size, rows, repeats, warm_up, threads=0, torch=None):
     """Seconds per round of all training steps, and of all forward passes."""
     train = _tf_steps(rows, models.training_step, size, threads)
     limit = matmul_limit.runner(size, threads)
@@ -98,8 +100,8 @@ def measure(size, rows, repeats, threads=0, torch=None):
         train["PyTorch, weight drop"] = lambda: torch.step("train_drop")
         forward["PyTorch"] = lambda: torch.step("forward")
     return {
-        "train": in_turns(train, repeats),
-        "forward": in_turns(forward, repeats),
+        "train": in_turns(train, repeats, warm_up),
+        "forward": in_turns(forward, repeats, warm_up),
     }
 
 
@@ -142,7 +144,7 @@ def _flags():
     )
     add = parser.add_argument
     add("--sizes", nargs="+", choices=models.SIZES, default=["medium"])
-    add("--rows", nargs="+", choices=models.ROWS, default=list(models.ROWS))
+    add("--rows", nargs="+", choices=models.ROWS, help="(default: by size)")
     add("--repeats", type=int, help="rounds (default: by size)")
     add("--threads", type=int, default=0, help="of each session; 0: all cores")
     add("--torch-python", help="a Python that has PyTorch")
@@ -160,12 +162,20 @@ def _main():
             torch = TorchProcess(flags.torch_python, size, flags.threads)
             results["machine"]["torch"] = torch.version
         repeats = flags.repeats or REPEATS[name]
-        seconds = measure(size, flags.rows, repeats, flags.threads, torch)
+        rows = flags.rows or ROWS.get(name, list(models.ROWS))
+        seconds = measure(
+            size, rows, repeats, WARM_UP[name], flags.threads, torch
+        )
         for kind in seconds:
             _print(kind, seconds[kind])
         if torch is not None:
             torch.close()
-        results["step_time"][name] = dict(seconds, load=os.getloadavg())
+        median = statistics.median(seconds["train"][LIMIT])
+        gflops = matmul_limit.gflop(size) / median
+        print(f"  {LIMIT}: {gflops:.0f} GFLOP/s")
+        results["step_time"][name] = dict(
+            seconds, load=os.getloadavg(), gflops=gflops
+        )
     if flags.json:
         with open(flags.json, "w") as file:
             json.dump(results, file, indent=1)
