@@ -244,7 +244,13 @@ def traffic(transfers):
 
 
 def ops(graph):
-    return collections.Counter(node.op for node in graph.node)
+    """How many there are of each kind, but for the ends of transfers.
+
+    Where one op waits for another elsewhere, an empty constant is sent.
+    """
+    ends = ("_Send", "_Recv", "Const")
+    kinds = (node.op for node in graph.node)
+    return collections.Counter(kind for kind in kinds if kind not in ends)
 
 
 @pytest.fixture
@@ -383,11 +389,11 @@ def test_ctrl_c_ends_all_tasks(examples, start, tmp_path):
     assert "Traceback" not in start.text()
 
 
-def expected_names(distributed, flags):
-    """What a checkpoint is to hold, and the plain variables among it."""
+def expected_names(distributed, units):
+    """Names of the global variables of the example's graph."""
     with tf.Graph().as_default():
-        loss, _ = distributed.language_model("abc" * 30, flags.units)
-        distributed.minimize(loss, flags)
+        loss, _ = distributed.language_model("abc" * 30, units)
+        distributed.minimize(loss, distributed.parse_flags([]))
         names = {variable.op.name for variable in tf.global_variables()}
     assert not [name for name in names if "mask" in name]
     return names
@@ -437,10 +443,8 @@ def test_worker_killed_and_started_again(distributed, start, tmp_path, flags):
     assert steps(0) == sorted(steps(0))
     checkpoint = tf.train.latest_checkpoint(str(tmp_path / "run"))
     held = tf.train.load_checkpoint(checkpoint)
-    flags.worker_hosts = ["", ""]
-    assert set(held.get_variable_to_shape_map()) == expected_names(
-        distributed, flags
-    )
+    names = set(held.get_variable_to_shape_map())
+    assert names == expected_names(distributed, flags.units)
     assert held.get_tensor("global_step") >= 400
     text = distributed.text_data.python_documentation()
     assert stock_loss(distributed, text, flags.units, checkpoint) < 2.6
@@ -485,7 +489,10 @@ def examples_of_sums():
 
 @pytest.mark.parametrize(
     "arguments",
-    [dict(updates_collections=tf.GraphKeys.UPDATE_OPS), dict(auto_update=True)],
+    [
+        dict(updates_collections=tf.GraphKeys.UPDATE_OPS),
+        pytest.param(dict(auto_update=True), marks=pytest.mark.slow),
+    ],
     ids=["update_ops", "auto_update"],
 )
 def test_mirrored_estimator(tmp_path, seed, arguments):
