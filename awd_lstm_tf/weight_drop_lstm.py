@@ -243,6 +243,7 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
           TypeError: for a value of the wrong kind.
         """
         num_units = _checks.num_units(num_units)
+        _checks.optional_floating("dtype", dtype)
         super(WeightDropLSTMCell, self).__init__(
             num_units,
             use_peepholes=use_peepholes,
@@ -279,7 +280,7 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         )
         self._computed = {}  # once per sequence: by name, then by place
         if self._input_size is not None:
-            dtype = _checks.floating("dtype", self.dtype or tf.float32)
+            dtype = tf.as_dtype(self.dtype or tf.float32)
             self._build_cell_mask(self._input_size, dtype)
 
     def _make_unique_name(self, *args, **kwargs):
