@@ -292,8 +292,8 @@ class Trainer(object):
         """Evaluates, keeps the best, saves. Returns a line on the epoch."""
         progress = self.progress
         held_out = self.evaluate(self.corpus.valid)
-        if not np.isfinite(held_out):
-            raise self._diverged("the held-out loss")
+        if not np.isfinite(text_data.perplexity(held_out)):
+            raise self._diverged("the held-out perplexity")
         if self._averages:
             stalls = self.optimizer.report(self.session, held_out)
             if len(progress["curve"]) >= self.flags.epochs:  # fine-tuning
