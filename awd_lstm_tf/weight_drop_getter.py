@@ -105,13 +105,11 @@ class WeightDropGetter(object):
             seed += _SEED_STRIDE * len(self._masked)
         return masks.Mask(mode=self._mode, seed=seed, **self._arguments)
 
-    def __call__(self, getter, name, *args, constraint=None, **kwargs):
+    def __call__(self, getter, name, *args, **kwargs):
         """Gets a variable by `getter`, masked if it is one to drop.
 
         Called by `tf.get_variable`, whose arguments these are.
         """
-        if constraint is not None:  # TF 1.11 passes it on only if it is named
-            kwargs["constraint"] = constraint
         variable = getter(name, *args, **kwargs)
         trainable = kwargs.get("trainable", True)
         droppable = trainable and variable.dtype.is_floating
