@@ -826,8 +826,8 @@ def test_stops_at_numbers_that_are_not_finite(
     # The step and the quantity depend on the version of TensorFlow.
     assert re.fullmatch(
         r"error: the (gradient|held-out perplexity) is not finite at step "
-        r"\d+\. Lower `--learning-rate`, got 1e\+30\. The last good checkpoint is "
-        rf"{out}/recipe/(step|epoch)-\d+\.",
+        r"\d+\. Lower `--learning-rate`, got 1e\+30\. The last good "
+        rf"checkpoint is {out}/recipe/(step|epoch)-\d+\.",
         line,
     )
 
