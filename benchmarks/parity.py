@@ -92,7 +92,7 @@ MEDIUM = dict(
     time=35,
 )
 THREADS = (1, 2)
-REPEATS = {"parity": 40, "medium": 6}
+REPEATS, WARM_UP = {"parity": 40, "medium": 6}, 2
 
 
 def command_of(framework, flags, *arguments):
@@ -401,7 +401,7 @@ def tokens_per_second(settings, threads, repeats, flags):
     }
     import step_time  # takes TensorFlow: not before it is needed
 
-    seconds = step_time.in_turns(steppers, repeats)
+    seconds = step_time.in_turns(steppers, repeats, WARM_UP)
     for stepper in steppers.values():
         stepper.close()
     tokens = settings["time"] * settings["batch"]

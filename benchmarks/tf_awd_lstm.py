@@ -4,6 +4,7 @@ torch_awd_lstm.py has a class of the same name and methods, so parity.py can
 have both do the same.
 """
 
+import logging
 import os
 import sys
 
@@ -12,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import tensorflow as tf
 
-tf.logging.set_verbosity(tf.logging.ERROR)
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 
 import awd_lstm_tf  # noqa: E402

@@ -250,6 +250,24 @@ def test_results_of_another_text_are_refused(parity, text, trained, capsys):
     assert "same settings and text" in capsys.readouterr().err
 
 
+def test_tokens_per_second_of_the_median_step(parity, monkeypatch, tmp_path):
+    class Stepper(object):
+        def __init__(self, command):
+            pytorch = "torch_awd_lstm" in command
+            self.step = iter([9, 9, 2, 1, 8] if pytorch else [0, 0, 3, 4, 5])
+            self.close = lambda: None
+
+        def __call__(self):
+            return next(self.step)
+
+    monkeypatch.setattr(parity, "Stepper", Stepper)
+    flags = argparse.Namespace(torch="none", out=str(tmp_path))
+    found = parity.tokens_per_second(
+        {"time": 10, "batch": 2}, threads=1, repeats=3, flags=flags
+    )
+    assert found == {"TensorFlow": 20 / 4, "PyTorch": 20 / 2}
+
+
 def test_windows_go_on_where_the_last_stopped(parity, worker):
     lengths = parity.window_lengths(333, 20, np.random.RandomState(0))
     assert lengths.sum() == 333
