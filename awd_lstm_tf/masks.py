@@ -132,23 +132,25 @@ def once_per_sequence(cache, make, inputs=()):
 # Drawing
 
 
-def sample_mask(shape, keep_prob, dtype=tf.float32, seed=None):
-    """A new dropout mask: entries are 0 or `1 / keep_prob`.
+class Drawn(collections.namedtuple("Drawn", "kept scale")):
+    """A mask as it is held: which entries are kept, and what by.
 
-    An entry is kept when 16 random bits lie below a threshold, so one 64-bit
-    draw serves four entries. A mask's own keep rate is thus a multiple of
-    `2**-16`; which of the two nearest ones is itself drawn, once per mask, so
-    that the expected value of every entry is 1 at any `keep_prob`.
-
-    Args:
-      shape: list of ints.
-      keep_prob: float, or scalar float tensor, in (0, 1].
-      dtype: of the mask. The draw is the same for all dtypes.
-      seed: op-level seed, see `tf.set_random_seed`.
-
-    Returns:
-      A tensor of the given shape and dtype.
+    `kept` is bool, a quarter of the memory of a float mask; `scale` is a
+    scalar of the mask's dtype.
     """
+
+    def dense(self):
+        """The mask: `scale` where `kept`, else 0."""
+        return tf.cast(self.kept, self.scale.dtype) * self.scale
+
+
+def _whole(shape, dtype):
+    """The mask that drops nothing."""
+    return Drawn(tf.ones(shape, tf.bool), tf.ones([], dtype))
+
+
+def _draw(shape, keep_prob, dtype, seed):
+    """A new `Drawn`, see `sample_mask`."""
     size = int(np.prod(shape, dtype=np.int64))
     if not _checks.is_tensor(keep_prob):
         keep_prob = np.float64(keep_prob)  # exact scale for float64 masks, too
@@ -167,14 +169,34 @@ def sample_mask(shape, keep_prob, dtype=tf.float32, seed=None):
     last = tf.cast(tf.maximum(levels, 1) - (2**15 + 1), tf.int16)
     scale = tf.cast(levels > 0, keep_prob.dtype) / keep_prob
     kept = tf.reshape(lanes, shape) <= last
-    return tf.cast(kept, dtype) * tf.cast(scale, dtype)
+    return Drawn(kept, tf.cast(scale, dtype))
+
+
+def sample_mask(shape, keep_prob, dtype=tf.float32, seed=None):
+    """A new dropout mask: entries are 0 or `1 / keep_prob`.
+
+    An entry is kept when 16 random bits lie below a threshold, so one 64-bit
+    draw serves four entries. A mask's own keep rate is thus a multiple of
+    `2**-16`; which of the two nearest ones is itself drawn, once per mask, so
+    that the expected value of every entry is 1 at any `keep_prob`.
+
+    Args:
+      shape: list of ints.
+      keep_prob: float, or scalar float tensor, in (0, 1].
+      dtype: of the mask. The draw is the same for all dtypes.
+      seed: op-level seed, see `tf.set_random_seed`.
+
+    Returns:
+      A tensor of the given shape and dtype.
+    """
+    return _draw(shape, keep_prob, dtype, seed).dense()
 
 
 # ---------------------------------------------------------------------------
 # Holding
 
 
-def _scratch_variable(shape, dtype, name):
+def _scratch_variable(shape, dtype, name, collections=(MASKS,)):
     # A ResourceVariable made directly, not `tf.get_variable`: its name is
     # unique by itself, and each replica of a MirroredStrategy has its own. The
     # device is the one of an op that holds no state, so a device setter for
@@ -183,7 +205,7 @@ def _scratch_variable(shape, dtype, name):
         return resource_variable_ops.ResourceVariable(
             lambda: tf.ones(shape, dtype),
             trainable=False,
-            collections=[MASKS],
+            collections=list(collections),
             name=name,
         )
 
@@ -195,6 +217,56 @@ def _read_or_ones(variable):
         variable.read_value,
         lambda: tf.ones(variable.shape, variable.dtype.base_dtype),
     )
+
+
+class _Held(object):
+    """A mask in variables.
+
+    Two, so a run that reads while another session's first update writes may
+    get one of them from before.
+    """
+
+    def __init__(self, shape, dtype, name):
+        self.kept = _scratch_variable(shape, tf.bool, name)
+        self.scale = _scratch_variable([], dtype, name + "_scale", ())
+
+    def read(self):
+        return Drawn(_read_or_ones(self.kept), _read_or_ones(self.scale))
+
+    def assign(self, drawn):
+        """A list of ops without outputs."""
+        return [
+            self.kept.assign(drawn.kept, read_value=False),
+            self.scale.assign(drawn.scale, read_value=False),
+        ]
+
+
+def _masked(weights, drawn, whole_rows):
+    """`weights` times the mask under `whole_rows` rows of ones."""
+
+    # With a gradient of its own, which makes the float mask anew: kept from
+    # the forward pass, it would take as much memory as the weights. The
+    # identity that comes with it keeps `tf.contrib.quantize` from taking the
+    # product for weights with a folded batch norm
+    # (test_quantization.py::test_rewriter_leaves_the_cell_alone).
+    @tf.custom_gradient
+    def masked(weights, kept, scale):
+        def gradient(d_masked):
+            with tf.control_dependencies([d_masked]):  # and not before
+                mask = _under_whole_rows(Drawn(kept, scale), whole_rows)
+            return d_masked * mask, None, None
+
+        mask = _under_whole_rows(Drawn(kept, scale), whole_rows)
+        return tf.multiply(weights, mask, name="masked_kernel"), gradient
+
+    return masked(weights, *drawn)
+
+
+def _under_whole_rows(drawn, rows):
+    mask = drawn.dense()
+    if not rows:
+        return mask
+    return tf.pad(mask, [[rows, 0], [0, 0]], constant_values=1)
 
 
 class Mask(object):
@@ -238,9 +310,11 @@ class Mask(object):
         self._shape = self._dtype = None
         self._whole_rows = 0
         self._variable = self._root = self._update = self._reset = None
-        self._values = {}  # by Place
+        self._drawn = {}  # by Place
+        self._values = {}  # of `once_per_sequence`
+        self._dropped = {}  # the same
         self._latest = None
-        self._diagnostics = {}  # by mask tensor
+        self._diagnostics = {}  # by name and `Drawn`
         self._draws = 0
 
     def __deepcopy__(self, memo):
@@ -298,13 +372,13 @@ class Mask(object):
                 _checks.same_graph(argument, value.graph is graph)
 
     def _build_variable(self):
-        self._variable = _scratch_variable(self._shape, self._dtype, self._name)
+        self._variable = _Held(self._shape, self._dtype, self._name)
         with tf.name_scope(self._name + "_ops"):
-            self._root = _read_or_ones(self._variable)
+            self._root = self._variable.read()
             # The updates come after the read that has no order of its own:
             # where both are in one run, with nothing between them, every run
             # has the mask of the update before, not now this one, now that.
-            with tf.control_dependencies([self._root]):
+            with tf.control_dependencies(list(self._root)):
                 self._reset = self._assignment(self._ones(), "reset")
                 if self._here().sees(self._keep_prob):
                     self._update = self._assignment(self._draw(), "update")
@@ -312,11 +386,10 @@ class Mask(object):
             for name in self._collections:
                 tf.add_to_collection(name, self._update)
 
-    def _assignment(self, value, name):
+    def _assignment(self, drawn, name):
         # The op handed out has an output: a while loop drops control
         # dependencies on outer ops that have none.
-        assignment = self._variable.assign(value, read_value=False)
-        with tf.control_dependencies([assignment]):
+        with tf.control_dependencies(self._variable.assign(drawn)):
             return tf.constant(True, name=name).op
 
     @staticmethod
@@ -325,7 +398,7 @@ class Mask(object):
         return Place(graph, graph._get_control_flow_context(), ())
 
     def _ones(self):
-        return tf.ones(self._shape, self._dtype)
+        return _whole(self._shape, self._dtype)
 
     def _draw(self):
         keep_prob = self._keep_prob
@@ -338,7 +411,7 @@ class Mask(object):
         # Ops of one seed would all draw the same sequence of masks.
         seed = None if self._seed is None else self._seed + self._draws
         self._draws += 1
-        return sample_mask(self._shape, keep_prob, self._dtype, seed)
+        return _draw(self._shape, keep_prob, self._dtype, seed)
 
     def _if_training(self, make):
         if self._is_train is True:
@@ -350,7 +423,7 @@ class Mask(object):
         # read that waits for nothing may be the one made there.
         if not place.control_inputs:
             return self._root
-        return _read_or_ones(self._variable)
+        return self._variable.read()
 
     def value(self):
         """The mask for a call made here: `shape`, entries 0 or 1/keep_prob.
@@ -358,14 +431,39 @@ class Mask(object):
         Lifted out of the innermost loop, one tensor for all calls from one
         place; with `PER_STEP`, a new draw.
         """
+        drawn = self._here_drawn()
         with tf.name_scope(self._name + "_value"):
+            return once_per_sequence(self._values, drawn.dense, drawn)
+
+    def drop(self, weights):
+        """`weights` times the mask, for a call made here, lifted as `value` is.
+
+        Takes less memory than a product with `value()`.
+
+        Args:
+          weights: variable or tensor, of the mask's shape, with `whole_rows`
+            more on top.
+        """
+        if not self.active:
+            return weights
+        drawn = self._here_drawn()
+        return once_per_sequence(
+            self._dropped,
+            lambda: _masked(weights, drawn, self._whole_rows),
+            (weights,) + drawn,
+        )
+
+    def _here_drawn(self):
+        with tf.name_scope(self._name + "_draw"):
             if self._mode == PER_STEP:
-                mask = self._if_training(self._draw)
+                drawn = self._if_training(self._draw)
             else:
-                mask = self._shared()
-        if self._fetchable(mask):
-            self._latest = mask
-        return mask
+                drawn = self._shared()
+        if self._fetchable(drawn.kept):
+            self._latest = drawn
+            # Made now: when it is asked for, the graph may be finalized.
+            self._diagnostic("whole", self._dense)
+        return drawn
 
     def _shared(self):
         with outside_innermost_loop() as place:
@@ -374,12 +472,10 @@ class Mask(object):
             else:
                 make, key = (lambda: self._read(place)), place
             lifted = place.sees(self._is_train)
-            if key not in self._values:
-                self._values[key] = (
-                    self._if_training(make) if lifted else make()
-                )
-            mask = self._values[key]
-        return mask if lifted else self._if_training(lambda: mask)
+            if key not in self._drawn:
+                self._drawn[key] = self._if_training(make) if lifted else make()
+            drawn = self._drawn[key]
+        return drawn if lifted else self._if_training(lambda: drawn)
 
     @staticmethod
     def _fetchable(tensor):
@@ -387,17 +483,14 @@ class Mask(object):
         in_function = _versions.outer_graph(tensor.graph) is not None
         return not in_context and not in_function
 
-    def _latest_value(self):
+    def _dense(self, drawn):
+        return _under_whole_rows(drawn, self._whole_rows)
+
+    def _latest_drawn(self):
         if self._latest is None and self._variable is not None:
             with ops.init_scope():
-                self.value()
+                self._here_drawn()
         return self._latest
-
-    def whole(self, mask):
-        """`mask` under `whole_rows` rows of ones."""
-        if not self._whole_rows:
-            return mask
-        return tf.pad(mask, [[self._whole_rows, 0], [0, 0]], constant_values=1)
 
     @property
     def latest(self):
@@ -406,7 +499,7 @@ class Mask(object):
         None when nothing is dropped, before the mask exists, and for a mask
         that is drawn inside of a loop, where a fetch cannot reach it.
         """
-        return self._diagnostic("whole", self.whole)
+        return self._diagnostic("whole", self._dense)
 
     @property
     def kept_fraction(self):
@@ -419,15 +512,16 @@ class Mask(object):
         return self._diagnostic("changed", self._changed)
 
     def _diagnostic(self, name, make):
-        mask = self._latest_value()
-        if mask is None:
+        drawn = self._latest_drawn()
+        if drawn is None:
             return None
-        if (name, mask) not in self._diagnostics:
+        if (name, drawn) not in self._diagnostics:
             with ops.init_scope(), tf.name_scope(self._name + "_" + name):
-                self._diagnostics[name, mask] = make(mask)
-        return self._diagnostics[name, mask]
+                self._diagnostics[name, drawn] = make(drawn)
+        return self._diagnostics[name, drawn]
 
-    def _changed(self, mask):
+    def _changed(self, drawn):
+        mask = drawn.dense()
         previous = _scratch_variable(self._shape, self._dtype, "previous")
         before = _read_or_ones(previous)
         changed = tf.reduce_any(tf.not_equal(mask, before))
@@ -460,8 +554,8 @@ class Mask(object):
         return True
 
 
-def _nonzero_fraction(mask):
-    return tf.reduce_mean(tf.cast(tf.not_equal(mask, 0), tf.float32))
+def _nonzero_fraction(drawn):
+    return tf.reduce_mean(tf.cast(tf.not_equal(drawn.dense(), 0), tf.float32))
 
 
 def mask_summaries(*owners):

@@ -30,7 +30,6 @@ class WeightDrop(object):
         auto_update = _checks.auto_update(auto_update, use_vd)
         self._recurrent_only = _checks.boolean("recurrent_only", recurrent_only)
         self._input_size = _checks.optional_integer("input_size", input_size, 1)
-        self._kernels = {}  # with the mask on, by place
         self._weight_drop_config = {
             "weight_drop_kr": weight_drop_kr,
             "use_vd": use_vd,
@@ -60,20 +59,7 @@ class WeightDrop(object):
         self._mask.build([rows, 4 * num_units], dtype, whole_rows)
 
     def _kernel_in_use(self):
-        if not self._mask.active:
-            return self._kernel
-        kernel, mask = self._kernel, self._mask.value()
-        return masks.once_per_sequence(
-            self._kernels, lambda: self._drop(kernel, mask), [kernel, mask]
-        )
-
-    def _drop(self, kernel, mask):
-        mask = self._mask.whole(mask)
-        masked = tf.multiply(kernel, mask, name="masked_kernel")
-        # `tf.contrib.quantize` takes a Mul that feeds a MatMul for weights with
-        # a folded batch norm; an identity between the two keeps it off
-        # (test_quantization.py::test_rewriter_leaves_the_cell_alone).
-        return tf.identity(masked)
+        return self._mask.drop(self._kernel)
 
     def get_vd_update_op(self):
         """Returns a list of the ops that redraw the mask.

@@ -183,13 +183,13 @@ def test_forward_and_backward_agree(wiring, loop, seed):
 
 def assert_sees_update(cell, outputs, updates):
     """Each run, `outputs` are those of the mask drawn in that same run."""
-    current = cell._mask._variable
+    current = cell._mask._variable.read().dense()
     with initialized_session() as session:
         used = session.run([cell.mask, outputs])[0]
         for _ in range(20):
             last = used
             used = session.run([cell.mask, outputs])[0]
-            assert np.array_equal(used, session.run(current.read_value()))
+            assert np.array_equal(used, session.run(current))
             assert not np.array_equal(used, last)
 
 
@@ -516,7 +516,7 @@ def test_ops_of_a_mask_made_in_a_cond_in_a_loop_can_be_run():
     tf.get_default_graph().finalize()
     with session:
         session.run(cell.get_vd_update_op())
-        assert np.any(session.run(cell._mask._root) == 0)
+        assert not np.all(session.run(cell._mask._root.kept))
 
 
 # Promise 6: scratch state
@@ -602,7 +602,7 @@ def test_many_masks_in_one_scope():
     with tf.Session() as session:
         session.run([d.get_update_mask_op() for d in dropouts[:2]])
         values = session.run(fetched)
-    assert len({d._mask._variable.name for d in dropouts}) == 4
+    assert len({d._mask._variable.kept.name for d in dropouts}) == 4
     assert not np.array_equal(values[0], values[1])
     assert np.all(values[2] == 1) and np.all(values[3] == 1)
 
@@ -713,7 +713,9 @@ def test_mask_stays_on_the_worker():
         dropout = VariationalDropout([3], 0.5)
     assert "/job:ps" in cell.trainable_weights[0].device
     for mask in (cell._mask, dropout._mask):
-        for op in [mask._variable.handle.op] + [mask._update, mask._reset]:
+        held = mask._variable
+        handles = [held.kept.handle.op, held.scale.handle.op]
+        for op in handles + [mask._update, mask._reset]:
             assert "/job:worker" in op.device and "task:1" in op.device
 
 
