@@ -16,6 +16,7 @@ import collections
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python import pywrap_tensorflow
 from tensorflow.python.ops import gen_math_ops, gen_nn_ops
 
 from awd_lstm_tf import _checks, _versions, weight_drop_lstm
@@ -24,6 +25,12 @@ from awd_lstm_tf import _checks, _versions, weight_drop_lstm
 # costs no loop ops, which is a quarter of it at 200 units. Longer ones would
 # take seconds to build.
 _LONGEST_UNROLLED = 100
+
+# From this many entries of a state on, a step's products are faster with all
+# three matrices transposed (docs/speed.md). But not on 1.13, and not with MKL.
+_LARGE_STATE = 50000
+if int(tf.__version__.split(".")[1]) < 14 or pywrap_tensorflow.IsMklEnabled():
+    _LARGE_STATE = np.inf
 
 
 # ---------------------------------------------------------------------------
@@ -159,6 +166,8 @@ class _Sequence(object):
         self._steps = _Steps(inputs)
         self._state, self._units = state, state[0].shape[1].value
         depth = inputs.shape[2].value
+        entries = state[0].shape.num_elements()
+        self._large = entries is not None and entries >= _LARGE_STATE
         self._alive = alive
         # Whatever padding holds, NaN even, does not come into products.
         self._inputs = self._if_alive(_flat(inputs))
@@ -186,7 +195,11 @@ class _Sequence(object):
             sequences.append(self._alive)
         depths = [self._units] * (len(_Saved._fields) if save else 1)
         (c, h), series = _scan(
-            self._step, list(self._state), sequences, self._steps, depths
+            self._forward_step(),
+            list(self._state),
+            sequences,
+            self._steps,
+            depths,
         )
         outputs = self._steps.by_time(self._if_alive(_rows(series[0])))
         saved = _Saved(*series) if len(series) > 1 else None
@@ -197,9 +210,19 @@ class _Sequence(object):
         bias = self._bias + tf.constant(offsets, self._bias.dtype)
         return tf.nn.bias_add(tf.matmul(self._inputs, self._input_kernel), bias)
 
-    def _step(self, state, parts):
+    def _forward_step(self):
+        product, kernel = tf.matmul, self._recurrent_kernel
+        if self._large:
+            product, kernel = _by_transposed, _transposed(kernel)
+
+        def step(state, parts):
+            gates = parts[0] + product(state[1], kernel)
+            return self._step(gates, state, *parts[1:])
+
+        return step
+
+    def _step(self, gates, state, alive=None):
         c_prev, h_prev = state
-        gates = parts[0] + tf.matmul(h_prev, self._recurrent_kernel)
         i, j, f, o = tf.split(gates, 4, 1)  # input, new input, forget, output
         if self._peepholes:
             i += self._peepholes.i * c_prev
@@ -212,9 +235,9 @@ class _Sequence(object):
             o += self._peepholes.o * c
         o = tf.sigmoid(o)
         h = o * tf.tanh(c)
-        if self._alive is not None:
-            c = tf.where(parts[1], c, c_prev)
-            h = tf.where(parts[1], h, h_prev)
+        if alive is not None:
+            c = tf.where(alive, c, c_prev)
+            h = tf.where(alive, h, h_prev)
         return [c, h], _Saved(h, c, i, j, f, o)
 
     def _if_alive(self, rows):
@@ -258,13 +281,15 @@ class _Sequence(object):
         ] + self._d_peepholes(_rows(c_prev), _rows(saved.c), d_gates)
 
     def _backward_step(self):
-        transposed = _transposed(self._recurrent_kernel)
+        product, kernel = _by_transposed, self._recurrent_kernel
+        if not self._large:
+            product, kernel = tf.matmul, _transposed(kernel)
 
         def step(state, parts):
             d_c, d_h = state[0], state[1] + parts[0]
             if self._alive is None:
                 d_c_prev, d_gates = self._d_step(d_c, d_h, *parts[1:])
-                return [d_c_prev, tf.matmul(d_gates, transposed)], [d_gates]
+                return [d_c_prev, product(d_gates, kernel)], [d_gates]
             # Past its end, a sequence's state stays as it is: so do gradients.
             alive, none = parts[-1], tf.zeros_like(d_c)
             d_c_prev, d_gates = self._d_step(
@@ -272,7 +297,7 @@ class _Sequence(object):
                 tf.where(alive, d_h, none),
                 *parts[1:-1],
             )
-            d_h_prev = tf.matmul(d_gates, transposed)
+            d_h_prev = product(d_gates, kernel)
             d_state = [
                 tf.where(alive, d_c_prev, d_c),
                 tf.where(alive, d_h_prev, d_h),
@@ -328,6 +353,11 @@ def _transposed(matrix):
     # As a batch of one: Grappler would hand a plain transpose over to the
     # matmuls of an unrolled loop, which are 3 times slower with it.
     return tf.squeeze(tf.transpose(tf.expand_dims(matrix, 0), [0, 2, 1]), 0)
+
+
+def _by_transposed(rows, matrix):
+    """`rows @ transpose(matrix)`, all three of them transposed."""
+    return _transposed(tf.matmul(matrix, _transposed(rows)))
 
 
 @tf.custom_gradient

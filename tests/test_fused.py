@@ -132,6 +132,13 @@ def test_equals_lstm_cell(arguments, lengths, unrolling):
     )
 
 
+def test_products_of_large_states(unrolling, monkeypatch):
+    monkeypatch.setattr(fused, "_LARGE_STATE", 1)
+    problem = Problem(unknown=unrolling)
+    results = layer_of()(problem.inputs, problem.state_tuple())
+    assert_same(problem.values(*results), stock_values())
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("dtype", sorted(EPSILON))
 def test_dtypes(dtype):
