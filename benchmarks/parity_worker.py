@@ -11,14 +11,10 @@ version; then, for each line read, takes a training step and says its seconds.
 
 import importlib
 import json
-import os
 import sys
 import time
 
 import numpy as np
-
-# PyTorch's threads sleep, not spin, while the other model has its turn.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 AVERAGING_FROM = 2  # the step of "steps" at which NT-ASGD starts to average
 
