@@ -158,6 +158,10 @@ def cell_examples(draw):
         activation=draw(st.sampled_from([None, tf.sigmoid])),
     )
     example = dict(draw(sizes()), loop=draw(st.sampled_from(LOOPS)))
+    if example["loop"] is cond and example["dtype"] == "float16":
+        # TensorFlow 1.13 fails, with stock cells, too: where a branch is not
+        # taken the gradient of a resource variable is zeros of float32.
+        example["use_resource"] = False
     dropping = draw(drops())
     if draw(st.booleans()) and example["loop"] is single:
         dropping["mode"] = "standard"  # one step: its mask can be fetched
