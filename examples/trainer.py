@@ -53,7 +53,11 @@ def minimise(objective, optimizer, flags):
       weights alone, when the gradient is not finite.
     """
     weights = tf.trainable_variables()
-    gradients = tf.gradients(objective, weights)
+    # Dense: the norm of sparse ones would count repeated rows apart.
+    gradients = [
+        tf.convert_to_tensor(gradient)
+        for gradient in tf.gradients(objective, weights)
+    ]
     norm = tf.check_numerics(tf.global_norm(gradients), "gradient")
     gradients, _ = tf.clip_by_global_norm(gradients, flags.clip_norm, norm)
     if flags.weight_decay:
