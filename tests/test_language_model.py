@@ -188,8 +188,8 @@ def masks_and_penalties(trainer):
     for op in trainer.session.graph.get_operations():
         # A penalty of no weight leaves a scope, but squares nothing.
         penalty = "activation_regularization/Square" in op.name
-        if (penalty or "_value/" in op.name) and "gradients" not in op.name:
-            scopes.add(op.name.split("_value/")[0])
+        if (penalty or "_draw/" in op.name) and "gradients" not in op.name:
+            scopes.add(op.name.split("_draw/")[0])
     return scopes
 
 
