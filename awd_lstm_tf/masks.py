@@ -222,8 +222,8 @@ def _read_or_ones(variable):
 class _Held(object):
     """A mask in variables.
 
-    Two, so a run that reads while another session's first update writes may
-    get one of them from before.
+    Two, so a run that reads while another session writes may get one of them
+    from before: at the first update, at a reset, and when the rate changes.
     """
 
     def __init__(self, shape, dtype, name):
