@@ -1119,7 +1119,9 @@ def test_everything_public_is_in_the_table():
 
 
 def fetched(tensor):
-    return lambda session: session.run(tensor)
+    # First the variables: a read of one that is not set fails, too.
+    runs = [tf.global_variables_initializer(), tensor]
+    return lambda session: [session.run(each) for each in runs]
 
 
 def rate(value, dtype=tf.float32):
