@@ -488,7 +488,14 @@ def test_keeps_the_best_epoch(start_run, monkeypatch):
 # Interruptions.
 
 
-@pytest.mark.parametrize("stop_at", [1, 25, 60])
+@pytest.mark.parametrize(
+    "stop_at",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        25,
+        pytest.param(60, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("optimizer", ["adam", "nt_asgd"])
 def test_resuming_after_ctrl_c_ends_where_an_unbroken_run_does(
     optimizer,
