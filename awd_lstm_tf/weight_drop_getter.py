@@ -179,18 +179,11 @@ class MaskedVariable(object):
     only what is overridden here is not that variable's.
     """
 
-    __slots__ = ("_unmasked", "_weight_mask", "_products")
+    __slots__ = ("_unmasked", "_weight_mask")
 
     def value(self):
         """The masked weights, computed once per sequence."""
-        mask = self._weight_mask.value()
-        return masks.once_per_sequence(
-            self._products, lambda: self._times(mask), [self._unmasked, mask]
-        )
-
-    def _times(self, mask):
-        # The identity as in `WeightDrop._drop`, for `tf.contrib.quantize`.
-        return tf.identity(tf.multiply(self._unmasked, mask, "masked_weights"))
+        return self._weight_mask.drop(self._unmasked)
 
     def read_value(self):
         """The masked weights."""
@@ -249,7 +242,6 @@ def _masked_twin(variable, mask):
     twin.__dict__ = variable.__dict__
     twin._unmasked = variable
     twin._weight_mask = mask
-    twin._products = {}
     return twin
 
 

@@ -170,7 +170,7 @@ def test_masked_once_outside_the_loop(name, auto_update):
     products = [
         op
         for op in tf.get_default_graph().get_operations()
-        if op.type == "Mul" and op.name.endswith("masked_weights")
+        if op.type == "Mul" and op.name.endswith("masked_kernel")
     ]
     assert len(products) == count
     assert not any(oracles.loops_around(op) for op in products)
