@@ -27,9 +27,8 @@ def check():
             f"({reason}): {_INSTALL}"
         ) from error
     version = getattr(tensorflow, "__version__", "unknown")
-    major, _, minor = version.partition(".")
-    minor = minor.partition(".")[0]
-    if major != "1" or not minor.isdigit() or int(minor) < _OLDEST:
+    major, minor = _numbers(version)
+    if major != 1 or minor < _OLDEST:
         raise ImportError(
             f"awd_lstm_tf needs TensorFlow 1.x, 1.{_OLDEST} or later, got "
             f"{version}: {_INSTALL}"
@@ -40,6 +39,12 @@ def check():
             f"{version}: pip install 'tensorflow==1.13.1' for a tested one.",
             stacklevel=3,
         )
+
+
+def _numbers(version):
+    """Major and minor version as ints; -1 for what is no number."""
+    parts = (version.split(".") + [""])[:2]
+    return [int(part) if part.isdigit() else -1 for part in parts]
 
 
 # Control flow v2 (1.15) builds loop bodies and branches as graphs of their own.
@@ -59,6 +64,23 @@ def is_branch_graph(graph):
 def outer_graph(graph):
     """The graph that the function graph `graph` is built in; else None."""
     return getattr(graph, "outer_graph", None)
+
+
+def has_mkl():
+    """Whether TensorFlow was built with MKL."""
+    from tensorflow.python import pywrap_tensorflow
+
+    return pywrap_tensorflow.IsMklEnabled()
+
+
+def transposed_products_pay():
+    """Whether products of large matrices are faster with all transposed.
+
+    They are not on 1.13, nor with MKL (docs/speed.md).
+    """
+    import tensorflow as tf
+
+    return _numbers(tf.__version__)[1] >= 14 and not has_mkl()
 
 
 def toco_protos(name):

@@ -16,7 +16,6 @@ import collections
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python import pywrap_tensorflow
 from tensorflow.python.ops import gen_math_ops, gen_nn_ops
 
 from awd_lstm_tf import _checks, _versions, weight_drop_lstm
@@ -27,10 +26,8 @@ from awd_lstm_tf import _checks, _versions, weight_drop_lstm
 _LONGEST_UNROLLED = 100
 
 # From this many entries of a state on, a step's products are faster with all
-# three matrices transposed (docs/speed.md). But not on 1.13, and not with MKL.
-_LARGE_STATE = 50000
-if int(tf.__version__.split(".")[1]) < 14 or pywrap_tensorflow.IsMklEnabled():
-    _LARGE_STATE = np.inf
+# three matrices transposed (docs/speed.md).
+_LARGE_STATE = 50000 if _versions.transposed_products_pay() else np.inf
 
 
 # ---------------------------------------------------------------------------
