@@ -23,6 +23,7 @@ import sys
 
 import numpy as np
 import parity_worker
+from stepper import Stepper
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, os.pardir, "examples"))
@@ -367,28 +368,6 @@ def draw_curves(path, results):
 
 # ---------------------------------------------------------------------------
 # Speed
-
-
-class Stepper(object):
-    """A worker that takes a training step when it is told to."""
-
-    def __init__(self, command):
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            universal_newlines=True,
-        )
-        self.version = self._process.stdout.readline().strip()
-
-    def __call__(self):
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def tokens_per_second(settings, threads, repeats, flags):

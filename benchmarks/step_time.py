@@ -18,13 +18,15 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 
 import matmul_limit
 import models
+import stepper
 import tensorflow as tf
+
+from awd_lstm_tf import _versions
 
 REPEATS = {"small": 40, "medium": 12, "paper": 3}
 WARM_UP = {"small": 3, "medium": 2, "paper": 1}
@@ -56,29 +58,12 @@ def in_turns(steps, repeats, warm_up):
     return seconds
 
 
-class TorchProcess(object):
-    """Another Python, with PyTorch, that runs a step when it is told to."""
-
-    def __init__(self, python, size, threads):
-        script = os.path.join(os.path.dirname(__file__), "torch_step.py")
-        command = [python, script, str(threads)] + [str(n) for n in size]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            universal_newlines=True,
-        )
-        self.version = self._process.stdout.readline().strip()
-
-    def step(self, kind):
-        """Returns the seconds of one step of `kind`."""
-        self._process.stdin.write(kind + "\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait()
+def torch_process(python, size, threads):
+    """Another Python, with PyTorch."""
+    script = os.path.join(os.path.dirname(__file__), "torch_step.py")
+    return stepper.Stepper(
+        [python, script, str(threads)] + [str(n) for n in size]
+    )
 
 
 def _tf_steps(rows, make, size, threads):
@@ -96,9 +81,9 @@ def measure(size, rows, repeats, warm_up, threads=0, torch=None):
     train[LIMIT] = lambda: timed(limit)
     forward = _tf_steps(rows, models.forward_pass, size, threads)
     if torch is not None:
-        train["PyTorch"] = lambda: torch.step("train")
-        train["PyTorch, weight drop"] = lambda: torch.step("train_drop")
-        forward["PyTorch"] = lambda: torch.step("forward")
+        train["PyTorch"] = lambda: torch("train")
+        train["PyTorch, weight drop"] = lambda: torch("train_drop")
+        forward["PyTorch"] = lambda: torch("forward")
     return {
         "train": in_turns(train, repeats, warm_up),
         "forward": in_turns(forward, repeats, warm_up),
@@ -114,12 +99,6 @@ def _print(kind, seconds):
         print(f"    {name:<24}{1e3 * median:>9.1f}{ratio}")
 
 
-def _has_mkl():
-    from tensorflow.python import pywrap_tensorflow
-
-    return pywrap_tensorflow.IsMklEnabled()
-
-
 def machine():
     """What the figures hold for: versions, processor, load."""
     model = platform.processor()
@@ -129,7 +108,7 @@ def machine():
         model = names[0].split(":")[1].strip() if names else model
     return {
         "tensorflow": tf.__version__,
-        "label": tf.__version__ + (" (MKL)" if _has_mkl() else ""),
+        "label": tf.__version__ + (" (MKL)" if _versions.has_mkl() else ""),
         "python": platform.python_version(),
         "system": platform.system(),
         "processor": model,
@@ -159,7 +138,7 @@ def _main():
         size, torch = models.SIZES[name], None
         print(f"{name}: {size}, load {os.getloadavg()}", flush=True)
         if flags.torch_python:
-            torch = TorchProcess(flags.torch_python, size, flags.threads)
+            torch = torch_process(flags.torch_python, size, flags.threads)
             results["machine"]["torch"] = torch.version
         repeats = flags.repeats or REPEATS[name]
         rows = flags.rows or ROWS.get(name, list(models.ROWS))
