@@ -1,5 +1,6 @@
 """What every test gets: a quiet TensorFlow, a fresh graph, a known seed."""
 
+import importlib
 import os
 import pathlib
 import random
@@ -94,6 +95,15 @@ def seed(request):
 def examples(request):
     """The folder of the examples."""
     return pathlib.Path(request.config.getoption("--examples"))
+
+
+@pytest.fixture(scope="module")
+def example(examples):
+    """Imports a module of the examples, or of the benchmarks, by its name."""
+    before = list(sys.path)
+    sys.path[:0] = [str(examples), str(examples.parent / "benchmarks")]
+    yield importlib.import_module
+    sys.path[:] = before
 
 
 @pytest.fixture(autouse=True)

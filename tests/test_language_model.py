@@ -1,6 +1,5 @@
 """examples/language_model.py at tiny size: data, training, resuming, errors."""
 
-import importlib
 import json
 import pathlib
 import re
@@ -17,14 +16,6 @@ TINY = (
     "--units=8 --embedding=8 --layers=1 --batch-size=4 --steps=10 --epochs=2 "
     "--sample=12 --threads=1 --save-seconds=1000"
 ).split()
-
-
-@pytest.fixture(scope="module")
-def example(examples):
-    """Imports a module of the example by its name."""
-    sys.path.insert(0, str(examples))
-    yield importlib.import_module
-    sys.path.remove(str(examples))
 
 
 @pytest.fixture(scope="module")

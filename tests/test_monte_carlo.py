@@ -1,24 +1,19 @@
 """examples/monte_carlo.py: masks held over predictions, and drawn again."""
 
-import importlib
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 
 @pytest.fixture(scope="module")
-def example(examples):
-    sys.path.insert(0, str(examples))
-    yield importlib.import_module("monte_carlo")
-    sys.path.remove(str(examples))
+def monte_carlo(example):
+    return example("monte_carlo")
 
 
-def test_tiny_run(example, tmp_path, capsys):
+def test_tiny_run(monte_carlo, tmp_path, capsys):
     picture = tmp_path / "picture.png"
     arguments = "--units=16 --steps=60 --draws=6 --horizon=24"
-    example.main(arguments.split() + [f"--out={picture}"])
+    monte_carlo.main(arguments.split() + [f"--out={picture}"])
     lines = capsys.readouterr().out.splitlines()
     seen, continued, without = (float(n.split(":")[1]) for n in lines[:3])
     assert continued > seen > 0
@@ -26,9 +21,9 @@ def test_tiny_run(example, tmp_path, capsys):
     assert picture.stat().st_size > 10000
 
 
-def test_a_prediction_holds_its_masks(example, open_session):
-    model = example.Forecaster(8, 0.5)
-    seen = example.series(0, 20)
+def test_a_prediction_holds_its_masks(monte_carlo, open_session):
+    model = monte_carlo.Forecaster(8, 0.5)
+    seen = monte_carlo.series(0, 20)
     masks = [model.cell.mask, model.dropout.mask]
     session = open_session()
     session.run(tf.global_variables_initializer())

@@ -5,16 +5,13 @@ environment variable TORCH_PYTHON says where it is.
 """
 
 import argparse
-import importlib
 import json
 import os
 import pathlib
-import sys
 
 import numpy as np
 import pytest
 
-BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
 TORCH_PYTHON = os.environ.get("TORCH_PYTHON")
 needs_torch = pytest.mark.skipif(
     not TORCH_PYTHON, reason="needs TORCH_PYTHON, a Python that has PyTorch"
@@ -31,22 +28,13 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
-def load():
-    """Imports a module of the benchmarks by its name."""
-    before = list(sys.path)
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module
-    sys.path[:] = before
+def parity(example):
+    return example("parity")
 
 
 @pytest.fixture(scope="module")
-def parity(load):
-    return load("parity")
-
-
-@pytest.fixture(scope="module")
-def worker(load):
-    return load("parity_worker")
+def worker(example):
+    return example("parity_worker")
 
 
 # ---------------------------------------------------------------------------
@@ -107,10 +95,10 @@ def tiny_task(parity, **changes):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_step_in_tensorflow_against_numpy(parity, load, tied):
+def test_a_step_in_tensorflow_against_numpy(parity, example, tied):
     task = tiny_task(parity, tied=tied, optimizer="sgd")
     settings, rate = task["settings"], 8.0
-    model = load("tf_awd_lstm").Model(settings, dtype="float64")
+    model = example("tf_awd_lstm").Model(settings, dtype="float64")
     weights, state = model.weights(), list(task["state"].values())
     window = task["inputs"][0], task["targets"][0]
     model.set_state(state)
@@ -137,9 +125,9 @@ def test_a_step_in_tensorflow_against_numpy(parity, load, tied):
         np.testing.assert_allclose(weights[name] - after, step, atol=1e-12)
 
 
-def test_every_mask_drops_something(parity, load):
+def test_every_mask_drops_something(parity, example):
     task = tiny_task(parity, tied=True, optimizer="sgd")
-    model = load("tf_awd_lstm").Model(task["settings"], dtype="float64")
+    model = example("tf_awd_lstm").Model(task["settings"], dtype="float64")
     model.set_state(task["state"].values())
     kept = {}
     for window in zip(task["inputs"], task["targets"]):

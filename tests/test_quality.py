@@ -1,6 +1,5 @@
 """benchmarks/quality.py: the rows of its table, and how runs are kept."""
 
-import importlib
 import json
 import os
 
@@ -13,10 +12,8 @@ TINY = (
 
 
 @pytest.fixture
-def quality(examples, monkeypatch):
-    monkeypatch.syspath_prepend(str(examples))
-    monkeypatch.syspath_prepend(str(examples.parent / "benchmarks"))
-    return importlib.import_module("quality")
+def quality(example):
+    return example("quality")
 
 
 @pytest.fixture
@@ -132,9 +129,11 @@ def test_leaves_runs_to_the_process_that_makes_them(
     assert made[-1] == "recipe-2"
 
 
-def test_a_run_broken_off_goes_on(quality, argv, tmp_path, monkeypatch):
+def test_a_run_broken_off_goes_on(
+    quality, example, argv, tmp_path, monkeypatch
+):
     """And ends with what an unbroken run ends with."""
-    trainer = importlib.import_module("trainer")
+    trainer = example("trainer")
     row = quality.rows()[0]
     monkeypatch.setattr(quality, "rows", lambda: [row._replace(seeds=(1,))])
     train_step = trainer.Trainer._train_step
