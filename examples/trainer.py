@@ -152,12 +152,10 @@ class Trainer(object):
         self.summaries = tf.summary.merge(scalars + self.training.summaries)
         self.initialise = tf.global_variables_initializer()
         # Old checkpoints are left alone here: `save` tidies up itself.
-        self.saver = self._make_saver(max_to_keep=0)
-
-    def _make_saver(self, **kwargs):
+        make_saver = tf.train.Saver
         if self._averages:
-            return self.optimizer.swapping_saver(**kwargs)
-        return tf.train.Saver(**kwargs)
+            make_saver = self.optimizer.swapping_saver
+        self.saver = make_saver(max_to_keep=0)
 
     @property
     def _averages(self):
