@@ -116,6 +116,9 @@ def run_task(flags):
         save_checkpoint_steps=100,
         hooks=hooks,
         config=config,
+        # With --sync a thread of the chief waits for more gradients when all
+        # steps are made: by default, for two minutes.
+        stop_grace_period_secs=2,
     ) as session:
         train(session, fetches, flags)
 
