@@ -1,8 +1,8 @@
 """The folder of a training run: settings, progress, resuming, the picture.
 
 settings.json        what the run was started with
-<cell>/progress.json, <cell>/step-*     written by `language_model.Trainer`
-curves.png           held-out perplexity by epoch
+<model>/             progress.json, checkpoints: written by `trainer.Trainer`
+curves.png           loss by epoch
 """
 
 import hashlib
