@@ -19,7 +19,7 @@ warnings.filterwarnings("ignore")
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-tf.compat.v1.logging.set_verbosity("ERROR")
+tf.logging.set_verbosity(tf.logging.ERROR)
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 
 import awd_lstm_tf  # noqa: E402

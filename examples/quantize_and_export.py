@@ -215,15 +215,11 @@ class IntegerModel(object):
         return (integers.astype(np.float64) - zero_point) * scale
 
     def types(self):
-        """The types of all tensors of the model."""
-        inner = self.interpreter._interpreter
-        return sorted(
-            {
-                np.dtype(inner.TensorType(number)).name
-                for number in range(inner.NumTensors())
-                if inner.TensorName(number)
-            }
-        )
+        """Names of the types of all tensors."""
+        if not hasattr(self.interpreter, "get_tensor_details"):
+            return ["told by TensorFlow 1.13 or later"]
+        details = self.interpreter.get_tensor_details()
+        return sorted({np.dtype(detail["dtype"]).name for detail in details})
 
 
 def run_integers(content, ids):

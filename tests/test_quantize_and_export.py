@@ -1,6 +1,7 @@
 """examples/quantize_and_export.py, at tiny size and at its own."""
 
 import pytest
+import versions
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,8 @@ def test_tiny_run(quantize_and_export, tmp_path, capsys):
     quantize_and_export.main(arguments.split())
     printed = capsys.readouterr().out
     assert "Bits per character on 60 characters held out:" in printed
-    assert "Types of the model's tensors: int16, int32, uint8" in printed
+    if versions.MINOR >= 13:
+        assert "Types of the model's tensors: int16, int32, uint8" in printed
     assert (tmp_path / "model.tflite").stat().st_size > 1000
 
 

@@ -7,6 +7,10 @@ import tensorflow as tf
 
 MINOR = int(tf.__version__.split(".")[1])
 
+# In 1.11, the order in which gradients of one tensor are added up can differ
+# between two graphs of the same ops: no two need be bit-equal.
+GRADIENTS_REPEAT = MINOR >= 12
+
 
 def interpreter(model):
     """TFLite's interpreter of `model`, the bytes of a file."""
@@ -16,10 +20,10 @@ def interpreter(model):
 
 def tensor_types(interpreter):
     """Names of the types of a model's tensors."""
-    inner = interpreter._interpreter
     if MINOR >= 13:
-        numbers = [n for n in range(inner.NumTensors()) if inner.TensorName(n)]
-        return {np.dtype(inner.TensorType(number)).name for number in numbers}
+        details = interpreter.get_tensor_details()
+        return {np.dtype(detail["dtype"]).name for detail in details}
+    inner = interpreter._interpreter
     types = set()  # with those of scratch tensors
     for number in itertools.count():
         try:
