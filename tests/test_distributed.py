@@ -303,6 +303,11 @@ def lines_of(text):
     ]
 
 
+def heed_ctrl_c():
+    """Also where the tests run in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def start(tmp_path):
     """Starts processes that write to one file, and sees to their end."""
@@ -317,6 +322,7 @@ def start(tmp_path):
                 stderr=subprocess.STDOUT,
                 env=dict(os.environ, PYTHONWARNINGS="ignore"),
                 start_new_session=True,  # a process group to kill
+                preexec_fn=heed_ctrl_c,
             )
         started.append(process)
         return process

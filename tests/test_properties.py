@@ -159,7 +159,7 @@ def cell_examples(draw):
         activation=draw(st.sampled_from([None, tf.sigmoid])),
     )
     example = dict(draw(sizes()), loop=draw(st.sampled_from(LOOPS)))
-    if example["loop"] is cond and example["dtype"] == "float16":
+    if example["loop"] is cond and example["dtype"] != "float32":
         # TensorFlow 1.13 fails, with stock cells, too: where a branch is not
         # taken the gradient of a resource variable is zeros of float32.
         example["use_resource"] = False
