@@ -139,6 +139,11 @@ class Background(object):
         except Exception as error:  # told by the thread that waits for it
             self.error = error
 
+    def wait_for_another_call(self):
+        calls = self.calls
+        while self.calls == calls and self._thread.is_alive():
+            time.sleep(0.001)
+
     def __enter__(self):
         self._thread.start()
         return self
@@ -181,7 +186,9 @@ def test_two_sessions_while_a_thread_redraws(open_two, count):
     steps = [[], []]
 
     def work(number):
-        for _ in range(count // 2):
+        for step in range(count // 2):
+            if step % 4 == 0:  # however slow the machine, masks change
+                redraws.wait_for_another_call()
             steps[number].append(sessions[number].run(fetches))
 
     def redraw():
@@ -189,7 +196,7 @@ def test_two_sessions_while_a_thread_redraws(open_two, count):
             session.run(update)
 
     workers = [threading.Thread(target=work, args=[n]) for n in range(2)]
-    with Background(redraw):
+    with Background(redraw) as redraws:
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -199,8 +206,7 @@ def test_two_sessions_while_a_thread_redraws(open_two, count):
     assert inconsistencies(sum(steps, [])) == dict(
         runs=count, illegal=0, forward=0, backward=0
     )
-    # How often the third thread gets its turn is the machine's affair.
-    assert min(len({s[0].tobytes() for s in of_one}) for of_one in steps) > 3
+    assert min(len({s[0].tobytes() for s in of_one}) for of_one in steps) > 30
 
 
 def inconsistencies(steps):
