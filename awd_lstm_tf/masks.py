@@ -38,11 +38,11 @@ class Place(collections.namedtuple("Place", "graph context control_inputs")):
         """Whether `value` can be used here without being in a deeper loop."""
         if not isinstance(value, tf.Tensor):
             return True  # Python values, and variables, which live at the root
-        return self._holds_graph(value.graph) and (
-            value.graph is not self.graph or self._sees_op(value.op)
-        )
+        return self.sees_op(value.op)
 
-    def _sees_op(self, op):
+    def sees_op(self, op):
+        if op.graph is not self.graph:
+            return self._holds_graph(op.graph)
         inner, context = op._get_control_flow_context(), self.context
         while context is not None and context is not inner:
             context = context.outer_context
@@ -94,7 +94,7 @@ def outside_innermost_loop():
     stack = graph._control_dependencies_stack
     here = Place(graph, context, ())
     waits = [op for level in stack for op in level.control_inputs]
-    kept = tuple(op for op in waits if here._sees_op(op))
+    kept = tuple(op for op in waits if here.sees_op(op))
     with graph.as_default():
         graph._set_control_flow_context(context)
         graph._control_dependencies_stack = []
@@ -104,6 +104,19 @@ def outside_innermost_loop():
         finally:
             graph._control_dependencies_stack = stack
             graph._set_control_flow_context(before)
+
+
+def _made_at(place, *tensors):
+    """`tensors`, known to the surrounding control dependencies as waiting.
+
+    What uses such a tensor need not wait again, and in an inner loop it could
+    not: TensorFlow 1.x would have its Enter wait for an op of another frame
+    (test_masks.py::test_ordering_is_honoured_around_nested_loops).
+    """
+    for level in place.graph._control_dependencies_stack:
+        if set(level.control_inputs) <= set(place.control_inputs):
+            for tensor in tensors:
+                level.add_op(tensor.op)
 
 
 def once_per_sequence(cache, make, inputs=()):
@@ -120,12 +133,14 @@ def once_per_sequence(cache, make, inputs=()):
       The tensor, shared by all calls from the same place.
     """
     with outside_innermost_loop() as place:
-        if all(place.sees(value) for value in inputs):
-            key = (place,) + tuple(inputs)
-            if key not in cache:
-                cache[key] = make()
-            return cache[key]
-    return make()
+        lifted = all(place.sees(value) for value in inputs)
+        key = (place,) + tuple(inputs)
+        if lifted and key not in cache:
+            cache[key] = make()
+    if not lifted:
+        return make()
+    _made_at(place, cache[key])
+    return cache[key]
 
 
 # ---------------------------------------------------------------------------
@@ -314,6 +329,7 @@ class Mask(object):
         self._values = {}  # of `once_per_sequence`
         self._dropped = {}  # the same
         self._latest = None
+        self._waits = ()  # control inputs of the latest read
         self._diagnostics = {}  # by name and `Drawn`
         self._draws = 0
 
@@ -475,6 +491,9 @@ class Mask(object):
             if key not in self._drawn:
                 self._drawn[key] = self._if_training(make) if lifted else make()
             drawn = self._drawn[key]
+        if key is place:
+            _made_at(place, *drawn)
+            self._waits = place.control_inputs
         return drawn if lifted else self._if_training(lambda: drawn)
 
     @staticmethod
@@ -488,8 +507,12 @@ class Mask(object):
 
     def _latest_drawn(self):
         if self._latest is None and self._variable is not None:
+            # All calls were in nested loops: the same read where it can be
+            # fetched, after those of the same ops that can be waited for there.
             with ops.init_scope():
-                self._here_drawn()
+                waits = [op for op in self._waits if self._here().sees_op(op)]
+                with tf.control_dependencies(waits):
+                    self._here_drawn()
         return self._latest
 
     @property

@@ -6,6 +6,7 @@ multiplied in numpy, and fed to a graph of stock cells built separately.
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import rewriter_config_pb2
 
 BATCH, TIME, DEPTH, UNITS = 2, 5, 3, 4
 
@@ -39,6 +40,18 @@ def bidirectional(cells, inputs):
 def stacked(cells, inputs):
     cell = tf.nn.rnn_cell.MultiRNNCell(list(cells))
     return tf.nn.dynamic_rnn(cell, inputs, dtype=inputs.dtype)
+
+
+def as_built(**options):
+    """A session's configuration, for graphs that are to be bit-equal.
+
+    Grappler's arithmetic optimizer adds up the same terms in another order in
+    another graph, for two of stock cells, too.
+    """
+    config = tf.ConfigProto(**options)
+    rewrites = config.graph_options.rewrite_options
+    rewrites.arithmetic_optimization = rewriter_config_pb2.RewriterConfig.OFF
+    return config
 
 
 # name: (how to unroll, number of cells)

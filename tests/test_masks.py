@@ -246,6 +246,21 @@ def test_ordering_is_honoured_in_an_outer_loop():
         assert all(not np.all(session.run(same)) for _ in range(20))
 
 
+def test_ordering_is_honoured_around_nested_loops():
+    cell = dropping_cell()
+    zeros = tf.zeros([2, oracles.TIME, oracles.UNITS])
+    with tf.control_dependencies(cell.get_vd_update_op()):
+        _, nested = tf.while_loop(
+            lambda t, _: t < 2, lambda t, _: (t + 1, dynamic(cell)), (0, zeros)
+        )
+    assert_sees_update(cell, nested, cell.get_vd_update_op())
+    with tf.control_dependencies(cell.get_vd_update_op()):
+        flat = dynamic(cell)
+    with initialized_session() as session:
+        for _ in range(20):
+            assert np.array_equal(*session.run([nested, flat]))
+
+
 # Promise 4: once, outside of the innermost loop
 
 

@@ -164,6 +164,8 @@ def cell_examples(draw):
         # taken the gradient of a resource variable is zeros of float32.
         example["use_resource"] = False
     dropping = draw(drops())
+    if example["loop"] is nested:
+        dropping["mode"] = "use_vd"  # what auto_update draws is in a loop
     if draw(st.booleans()) and example["loop"] is single:
         dropping["mode"] = "standard"  # one step: its mask can be fetched
     return dict(
@@ -338,7 +340,7 @@ def check_masks(got, example):
 
 def check(example, ours, stock, offsets, limit):
     """Runs both, stock on masked weights; compares results and gradients."""
-    config = tf.ConfigProto(
+    config = oracles.as_built(
         intra_op_parallelism_threads=1, inter_op_parallelism_threads=1
     )
     with tf.Session(config=config) as session:

@@ -7,7 +7,6 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import rewriter_config_pb2
 
 from awd_lstm_tf import WeightDropLSTMCell
 
@@ -49,16 +48,8 @@ ARGUMENTS = {
 }
 
 
-# This one of Grappler's adds up the same gradients in another order in another
-# graph (TensorFlow 1.15, peepholes): no two graphs need then be bit-equal.
-AS_BUILT = tf.ConfigProto()
-AS_BUILT.graph_options.rewrite_options.arithmetic_optimization = (
-    rewriter_config_pb2.RewriterConfig.OFF
-)
-
-
 def session_of(graph=None):
-    session = tf.Session(graph=graph, config=AS_BUILT)
+    session = tf.Session(graph=graph, config=oracles.as_built())
     with session.graph.as_default():
         session.run(tf.global_variables_initializer())
     return session
