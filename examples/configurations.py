@@ -77,12 +77,12 @@ CONFIGURATIONS = {
     # For a table of many short runs: every part of the recipe, none strong.
     "ablation": {
         "level": "char",
-        "embedding": 256,
-        "units": 256,
+        "embedding": 192,
+        "units": 192,
         "layers": 2,
         "batch_size": 32,
         "steps": 64,
-        "epochs": 10,
+        "epochs": 7,
         "optimizer": "adam",
         "learning_rate": 4e-3,
         "clip_norm": 1.0,
