@@ -16,6 +16,9 @@ import collections
 
 import numpy as np
 import tensorflow as tf
+
+# Not `tf.layers.Layer`: TensorFlow 1.14 and later note its use, at import.
+from tensorflow.python.layers import base
 from tensorflow.python.ops import gen_math_ops, gen_nn_ops
 
 from awd_lstm_tf import _checks, _versions, weight_drop_lstm
@@ -395,9 +398,7 @@ def _run(inputs, weights, state, save, **settings):
 # The layer
 
 
-class WeightDropLSTMBlockFusedCell(
-    weight_drop_lstm.WeightDrop, tf.layers.Layer
-):
+class WeightDropLSTMBlockFusedCell(weight_drop_lstm.WeightDrop, base.Layer):
     """`WeightDropLSTMCell` over a whole sequence: same results, less time.
 
     Outputs, final state and gradients are those of `WeightDropLSTMCell` under

@@ -6,6 +6,10 @@ import warnings
 
 import numpy as np
 import tensorflow as tf
+
+# These from where they are: TensorFlow 1.14 and later note the use of their
+# names in `tf.train`, at import.
+from tensorflow.python.training import gradient_descent, session_run_hook
 from tensorflow.python.training.saver import BaseSaverBuilder
 
 from awd_lstm_tf import _checks, _versions
@@ -40,7 +44,7 @@ _Ops = collections.namedtuple(
 )
 
 
-class NTASGDOptimizer(tf.train.GradientDescentOptimizer):
+class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
     """SGD that starts to average its weights when validation stalls (NT-ASGD).
 
         w[k + 1] = w[k] - learning_rate * gradient(w[k])
@@ -545,7 +549,7 @@ class NTASGDOptimizer(tf.train.GradientDescentOptimizer):
         return tf.train.Saver(names, name=name, **kwargs)
 
 
-class _ValidationHook(tf.train.SessionRunHook):
+class _ValidationHook(session_run_hook.SessionRunHook):
     """Validates when a multiple of `every_steps` has been passed."""
 
     def __init__(self, optimizer, state, swap_out, evaluate, every_steps):
