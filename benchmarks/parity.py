@@ -403,19 +403,6 @@ def print_speed(found):
 # The command
 
 
-def load_results(path, settings):
-    """Earlier results with the same settings, or none yet."""
-    results = run_folder.read_json(path)
-    if results is None:
-        return {"settings": settings, "runs": []}
-    if results["settings"] != settings:
-        raise run_folder.RunError(
-            f"`--json` must hold results of the same settings and text, got "
-            f"{path} with others. Name another file, or delete this one."
-        )
-    return results
-
-
 def run_steps(task, results, flags):
     results["steps"] = {
         case: largest_differences(*told)
@@ -481,7 +468,7 @@ def main(argv=None):
     os.makedirs(flags.out, exist_ok=True)
     try:
         task = train_task(flags.data)
-        results = load_results(flags.json, settings_of(task))
+        results = run_folder.load_results(flags.json, settings_of(task), [])
     except (run_folder.RunError, text_data.DataError) as error:
         print("error:", error, file=sys.stderr)
         return 2

@@ -113,23 +113,10 @@ def locked(path, wait=True):
             yield True
 
 
-def load_results(path, settings):
-    """Earlier results with the same settings, or none yet."""
-    results = run_folder.read_json(path)
-    if results is None:
-        return {"settings": settings, "runs": {}}
-    if results["settings"] != settings:
-        raise run_folder.RunError(
-            f"`--json` must hold results of the same settings, got {path} with "
-            "others. Name another file, or delete this one."
-        )
-    return results
-
-
 def add_result(own, settings, name, result):
     """Puts one run's result in the file that all processes share."""
     with locked(os.path.join(own.out, "json.lock")):
-        results = load_results(own.json, settings)
+        results = run_folder.load_results(own.json, settings, {})
         results["runs"][name] = result
         run_folder.write_json(own.json, results)
 
@@ -158,7 +145,7 @@ def make_runs(own, argv, settings, corpus):
             flags = parse_flags(argv + row.flags + [f"--seed={seed}"])[1]
             flags.out = os.path.join(own.out, name)
             with locked(flags.out + ".lock", wait=False) as ours:
-                made = load_results(own.json, settings)["runs"]
+                made = run_folder.load_results(own.json, settings, {})["runs"]
                 if ours and name not in made:
                     result = measure(name, flags, corpus)
                     add_result(own, settings, name, result)
@@ -222,7 +209,7 @@ def main(argv=None):
         corpus = text_data.load_corpus(flags.data, flags.level)
         settings = settings_of(flags, corpus)
         make_runs(own, argv, settings, corpus)
-        print(table(load_results(own.json, settings)))
+        print(table(run_folder.load_results(own.json, settings, {})))
     except (run_folder.RunError, text_data.DataError) as error:
         print("error:", error, file=sys.stderr)
         return 2

@@ -52,6 +52,28 @@ def write_json(path, value):
     os.replace(path + ".new", path)
 
 
+def load_results(path, settings, no_runs):
+    """What earlier runs of a benchmark left, to add to.
+
+    Args:
+      path: The benchmark's `--json`.
+      settings: Of all runs in that file.
+      no_runs: An empty list or dict, to begin with.
+
+    Raises:
+      RunError: The file has runs with other settings.
+    """
+    results = read_json(path)
+    if results is None:
+        return {"settings": settings, "runs": no_runs}
+    if results["settings"] != settings:
+        raise RunError(
+            "`--json` must hold results of the same settings and text, got "
+            f"{path} with others. Name another file, or delete this one."
+        )
+    return results
+
+
 def prepare(flags, corpus):
     """Makes room for a new run, or checks the one that is to be resumed.
 
