@@ -57,15 +57,10 @@ def test_rows_are_what_their_titles_say(quality):
         ("no_embedding_dropout", {"embedding_keep"}),
     ):
         assert regularisers(flags_of(quality, row)) == everything - missing
-    bare = {"plain", "weight_drop", "locked_dropout"}
     for row in quality.rows():
         flags = flags_of(quality, row.name)
-        assert flags.weight_tying == (
-            row.name not in bare | {"no_weight_tying"}
-        )
-        assert flags.variable_bptt == (
-            row.name not in bare | {"no_variable_bptt"}
-        )
+        assert flags.weight_tying == (row.name == "weight_tying")
+        assert flags.variable_bptt == (row.name == "variable_bptt")
         assert (flags.optimizer == "nt_asgd") == (row.name == "nt_asgd")
 
 
