@@ -261,6 +261,27 @@ def test_ordering_is_honoured_around_nested_loops():
             assert np.array_equal(*session.run([nested, flat]))
 
 
+def test_ordering_is_honoured_for_weights_made_in_a_nested_loop():
+    mask = masks.Mask(0.5, masks.VARIABLE)
+    mask.build([8, 8], tf.float32)
+
+    def add(time, total):
+        weights = tf.fill([8, 8], tf.cast(time + 1, tf.float32))
+        return time + 1, total + mask.drop(weights)
+
+    def twice(time, total):
+        return time + 1, tf.while_loop(lambda t, _: t < 2, add, (0, total))[1]
+
+    with tf.control_dependencies(mask.update_ops("update")):
+        _, total = tf.while_loop(
+            lambda t, _: t < 2, twice, (0, tf.zeros([8, 8]))
+        )
+    with initialized_session() as session:
+        for _ in range(20):
+            got, used = session.run([total, mask.latest])
+            assert np.array_equal(got, 6 * used)  # 2 * (1 + 2)
+
+
 # Promise 4: once, outside of the innermost loop
 
 
