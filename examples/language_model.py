@@ -314,6 +314,13 @@ def add_model_flags(add):
     )
     add("--epochs", type=positive(int), help="passes over the text")
     add(
+        "--patience",
+        type=at_least_zero(int),
+        default=0,
+        metavar="EPOCHS",
+        help="stop after so many epochs without a new best; 0: never",
+    )
+    add(
         "--optimizer",
         choices=("adam", "nt_asgd"),
         help="adam: a cosine from the learning rate to 0, after a short rise; "

@@ -19,6 +19,7 @@ FREE_SETTINGS = (
     "fine_tune",
     "models",
     "out",
+    "patience",
     "resume",
     "sample",
     "save_seconds",

@@ -263,8 +263,13 @@ class Trainer(object):
         self.writer.close()
 
     def _finished(self):
-        epochs = self.flags.epochs + self.flags.fine_tune
-        return self.progress["stalled"] or len(self.progress["curve"]) >= epochs
+        epochs = len(self.progress["curve"])
+        if self.flags.patience and epochs:
+            since_best = epochs - self.progress["best"]["epoch"]
+            if since_best >= self.flags.patience:
+                return True
+        last = self.flags.epochs + self.flags.fine_tune
+        return self.progress["stalled"] or epochs >= last
 
     def _train_epoch(self, bar):
         """The windows of this epoch that are still to be done."""

@@ -233,6 +233,24 @@ def test_fine_tuning_restarts_and_stops(
     assert progress["stalled"]
 
 
+def test_patience_ends(start_run):
+    """Also when it is only given to go on; the best epoch stays the best."""
+    trainer = start_run("plain", "--epochs=9", "--patience=3")
+    losses = iter([4.0, 3.0, 3.5, 2.0, 2.5, 2.25, 2.0, 1.0])
+    trainer.evaluate = lambda ids: next(losses)
+    trainer.train("training")
+    assert len(trainer.progress["curve"]) == 7
+    assert trainer.progress["best"]["epoch"] == 4
+    flags = "--epochs=9", "--resume"
+    trainer = start_run("plain", *flags, "--patience=2")
+    trainer.train("training")
+    assert len(trainer.progress["curve"]) == 7
+    trainer = start_run("plain", *flags)
+    trainer.evaluate = lambda ids: 1.0
+    trainer.train("training")
+    assert len(trainer.progress["curve"]) == 9
+
+
 def test_averages_are_evaluated_and_saved(start_run):
     trainer = start_run("recipe", *EVERY_PART)
     trainer.train("training")
