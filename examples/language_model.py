@@ -223,7 +223,6 @@ def at_least_zero(convert):
 
 keep_rate = number(float, "in (0, 1]", lambda x: 0.0 < x <= 1.0)
 share = number(float, "in [0, 1]", lambda x: 0.0 <= x <= 1.0)
-average_decay = number(float, "in [0, 1)", lambda x: 0.0 <= x < 1.0)
 
 
 def parse_flags(argv=None):
@@ -245,11 +244,6 @@ def parse_flags(argv=None):
             f"{flags.optimizer}."
         )
     configurations.leave_out(flags, flags.without)
-    if flags.average_decay and flags.optimizer == "nt_asgd":
-        parser.error(
-            "argument --average-decay: must be 0 with --optimizer nt_asgd, "
-            f"which averages by itself, got {flags.average_decay}."
-        )
     return flags
 
 
@@ -360,12 +354,6 @@ def add_recipe_flags(add):
         action="store_true",
         help="drop the inputs' weights too; without it the hidden-to-hidden "
         "weights alone, as in the paper",
-    )
-    add(
-        "--average-decay",
-        type=average_decay,
-        help="of a moving average of the weights, which is what is evaluated "
-        "and sampled from; 0: none",
     )
     add("--alpha", type=at_least_zero(float), help="weight of AR")
     add("--beta", type=at_least_zero(float), help="weight of TAR")

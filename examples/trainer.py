@@ -71,30 +71,6 @@ def minimise(objective, optimizer, flags):
     return train_op, norm
 
 
-def averaging(train_op, decay, step):
-    """A moving average of the weights, along with their training.
-
-    Args:
-      train_op: What changes the weights.
-      decay: Of the average, in (0, 1); smaller in the first steps.
-      step: The global step.
-
-    Returns:
-      The op that trains and averages, and a `custom_getter`: in a variable
-      scope that has it, a model uses the averages in place of the weights.
-    """
-    average = tf.train.ExponentialMovingAverage(decay, step)
-    with tf.control_dependencies([train_op]):
-        train_op = average.apply(tf.trainable_variables())
-
-    def use_average(getter, *args, **kwargs):
-        variable = getter(*args, **kwargs)
-        averaged = average.average(variable)  # None: not a weight
-        return variable if averaged is None else averaged
-
-    return train_op, use_average
-
-
 class Trainer(object):
     """One model in training.
 
@@ -153,6 +129,8 @@ class Trainer(object):
     def _build(self, build_model):
         """The model three times, with the same weights, and the ops around."""
         self.training = build_model(self.flags.batch_size, True, "training")
+        self.held_out = build_model(HELD_OUT_BATCH_SIZE, False, "held_out")
+        self.sampling = build_model(1, False, "sampling")
         self.learning_rate = tf.placeholder(tf.float32, [])
         self.optimizer = make_optimizer(self.flags, self.learning_rate)
         self.train_op, norm = minimise(
@@ -161,14 +139,6 @@ class Trainer(object):
         if self._averages:
             self.fine_tune = self.optimizer.restart
         self.global_step = tf.train.get_global_step()
-        getter = None
-        if self.flags.average_decay:
-            self.train_op, getter = averaging(
-                self.train_op, self.flags.average_decay, self.global_step
-            )
-        with tf.variable_scope(tf.get_variable_scope(), custom_getter=getter):
-            self.held_out = build_model(HELD_OUT_BATCH_SIZE, False, "held_out")
-            self.sampling = build_model(1, False, "sampling")
         self.weights = sum(
             variable.shape.num_elements()
             for variable in tf.trainable_variables()

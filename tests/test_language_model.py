@@ -277,36 +277,6 @@ def test_averages_are_evaluated_and_saved(start_run):
     assert trainer.evaluate(held_out) == loss
 
 
-def test_a_moving_average_of_the_weights_is_evaluated(start_run, tmp_path):
-    """Against an average made here, step by step."""
-    decay = 0.8
-    trainer = start_run(
-        "recipe", f"--average-decay={decay}", "--learning-rate=0.5"
-    )
-    weights = trainer.session.graph.get_collection("trainable_variables")
-    average = trainer.session.run(weights)
-    for step, (_, inputs, targets) in enumerate(windows_of(trainer), 1):
-        trainer._train_step(0, inputs, targets)
-        last = trainer.session.run(weights)
-        # In the first steps, it forgets its first values faster.
-        kept = min(decay, (1 + step) / (10 + step))
-        average = [
-            kept * mean + (1 - kept) * weight
-            for mean, weight in zip(average, last)
-        ]
-    plain = start_run("plain", f"--out={tmp_path / 'plain'}")
-
-    def loss_with(values):
-        variables = plain.session.graph.get_collection("trainable_variables")
-        for variable, value in zip(variables, values):
-            variable.load(value, plain.session)
-        return plain.evaluate(plain.corpus.valid)
-
-    held_out = trainer.evaluate(trainer.corpus.valid)
-    assert abs(held_out - loss_with(average)) < 1e-5
-    assert abs(held_out - loss_with(last)) > 1e-3
-
-
 def windows_of(trainer):
     """Training windows."""
     flags = trainer.flags
