@@ -2,9 +2,12 @@
 
 import json
 import os
+import pathlib
 
 import numpy as np
 import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 TINY = (
     "--units=4 --embedding=4 --layers=1 --batch-size=2 --steps=10 --epochs=2"
@@ -162,3 +165,14 @@ def other_places(tmp_path):
         f"--json={tmp_path / 'other.json'}",
         f"--out={tmp_path / 'out_of_other'}",
     ]
+
+
+def test_readme_has_the_table_of_the_results(quality):
+    path = REPOSITORY / "benchmarks" / "results" / "quality.json"
+    results = json.loads(path.read_text())
+    names = {
+        f"{row.name}-{seed}" for row in quality.rows() for seed in row.seeds
+    }
+    assert set(results["runs"]) <= names
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert quality.table(results) in readme
