@@ -233,13 +233,12 @@ class Trainer(object):
         self.writer.close()
 
     def _finished(self):
-        epochs = len(self.progress["curve"])
-        if self.flags.patience and epochs:
-            since_best = epochs - self.progress["best"]["epoch"]
-            if since_best >= self.flags.patience:
-                return True
-        last = self.flags.epochs + self.flags.fine_tune
-        return self.progress["stalled"] or epochs >= last
+        progress, flags = self.progress, self.flags
+        epochs = len(progress["curve"])
+        best = (progress["best"] or {"epoch": 0})["epoch"]
+        out_of_patience = 0 < flags.patience <= epochs - best
+        last = flags.epochs + flags.fine_tune
+        return progress["stalled"] or out_of_patience or epochs >= last
 
     def _train_epoch(self, bar):
         """The windows of this epoch that are still to be done."""
