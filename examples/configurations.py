@@ -52,7 +52,8 @@ CONFIGURATIONS = {
         "variable_bptt": False,
     },
     # Tiny Shakespeare, 1.1 MB, by character. Without weight drop: beside all
-    # the others it costs here, see the table that benchmarks/quality.py makes.
+    # the others it costs on this text, by the table of benchmarks/quality.py
+    # (which is of a smaller network).
     "shakespeare": {
         "level": "char",
         "embedding": 128,
