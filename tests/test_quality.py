@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+README = REPOSITORY / "README.md"
+RESULTS = REPOSITORY / "benchmarks" / "results"
 
 TINY = (
     "--units=4 --embedding=4 --layers=1 --batch-size=2 --steps=10 --epochs=2"
@@ -168,11 +170,17 @@ def other_places(tmp_path):
 
 
 def test_readme_has_the_table_of_the_results(quality):
-    path = REPOSITORY / "benchmarks" / "results" / "quality.json"
-    results = json.loads(path.read_text())
+    results = json.loads((RESULTS / "quality.json").read_text())
     names = {
         f"{row.name}-{seed}" for row in quality.rows() for seed in row.seeds
     }
     assert set(results["runs"]) == names
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert quality.table(results) in readme
+    assert quality.table(results) in README.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("run", ["plain", "recipe", "recipe_weight_keep_0.9"])
+def test_readme_has_the_figures_of_the_long_runs(run):
+    path = RESULTS / "shakespeare" / f"{run}.json"
+    result, readme = json.loads(path.read_text()), README.read_text("utf-8")
+    assert f"{result['best']['held_out']:.4f}" in readme
+    assert f"{result['curve'][-1]['train']:.4f}" in readme
