@@ -206,20 +206,31 @@ def known_shape(argument, value):
 
 
 def broadcasts(mask_shape, inputs):
-    """`inputs`, if the mask fits it without making it any larger."""
-    shape = inputs.shape
+    """`inputs`, if the mask fits it without making it any larger.
+
+    Sizes that are not known yet are checked when it is read.
+    """
+    shape, message = inputs.shape, "`input_shape` must broadcast against the "
     if shape.ndims is not None:
         padded = [1] * (shape.ndims - len(mask_shape)) + mask_shape
+        sizes = list(zip(padded, shape.as_list()))
         fits = len(padded) == shape.ndims and all(
-            size in (1, have) or have is None
-            for size, have in zip(padded, shape.as_list())
+            size in (1, have) or have is None for size, have in sizes
         )
         if not fits:
             raise ValueError(
-                "`input_shape` must broadcast against the inputs, got "
-                f"{mask_shape} for inputs of shape {shape}."
+                f"{message}inputs, got {mask_shape} for inputs of shape "
+                f"{shape}."
             )
-    return inputs
+        if all(size in (1, have) for size, have in sizes):
+            return inputs
+    actual = tf.shape(inputs)
+    product = tf.broadcast_dynamic_shape(actual, mask_shape)
+    # Broadcasting only adds to sizes, or sizes: no more in all, no other.
+    fits = tf.equal(tf.reduce_sum(product), tf.reduce_sum(actual))
+    message += f"inputs, got {mask_shape} for inputs of shape "
+    with tf.control_dependencies([tf.Assert(fits, [message, actual])]):
+        return tf.identity(inputs)
 
 
 def same_dtype(owner, dtype, inputs):
@@ -424,6 +435,15 @@ def of_shape(argument, value, **sizes):
             f"{value.shape}."
         )
     return value
+
+
+def as_many(argument, value, size):
+    """A vector of a size that is known when it is read."""
+    actual = tf.size(value)
+    message = f"`{argument}` must have an entry for each row, got entries, rows"
+    fits = tf.Assert(tf.equal(actual, size), [message, actual, size])
+    with tf.control_dependencies([fits]):
+        return tf.identity(value)
 
 
 def no_second_order():
@@ -739,6 +759,17 @@ def non_negative(argument, value):
         return tf.identity(value)
 
 
+def one_tensor(argument, value):
+    """A tensor, not what some RNNs return: a pair, or a list of steps."""
+    if isinstance(value, (list, tuple)) and any(map(is_tensor, value)):
+        raise TypeError(
+            f"`{argument}` must be one tensor, got a {type(value).__name__} of "
+            f"{len(value)}: use `tf.concat(pair, -1)` for the pair of a "
+            "bidirectional RNN, `tf.stack(steps, 1)` for a list of steps."
+        )
+    return tensor(argument, value)
+
+
 def float_tensor(argument, value, rank=0):
     """A float tensor of known rank, at least `rank` where that is not 0."""
     if not value.dtype.is_floating:
@@ -821,6 +852,26 @@ def validation_loss_tensor(value):
     valid = tf.Assert(tf.logical_not(tf.is_nan(value)), [message, value])
     with tf.control_dependencies([valid]):
         return tf.identity(value)
+
+
+def data_in_evaluate(error):
+    """To a monitored session, the end of data is the end of training."""
+    raise RuntimeError(
+        "`evaluate` of `validation_hook` must not run out of data, got "
+        "OutOfRangeError: catch it where a validation ends, and initialize the "
+        "iterator anew for each."
+    ) from error
+
+
+def averageable(name, dtype):
+    """A dtype that can hold the mean of many weights."""
+    if dtype.base_dtype not in (tf.float32, tf.float64):
+        raise TypeError(
+            "NTASGDOptimizer must be given weights of float32 or float64, got "
+            f"{name} of {dtype.base_dtype.name}, in which a mean of many soon "
+            "stands still: keep float32 weights, and cast them where they are "
+            "used."
+        )
 
 
 def averages_exist(method, exist):

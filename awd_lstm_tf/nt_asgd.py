@@ -138,6 +138,7 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         root = tf.VariableScope(reuse=False)
         with tf.name_scope(None), tf.variable_scope(root):
             for var in var_list:
+                _checks.averageable(var.op.name, var.dtype)
                 self._get_or_make_slot(
                     var, var.initialized_value(), _AVERAGE, self._name
                 )
@@ -423,17 +424,23 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
 
         It validates when the step after each `every_steps`-th one begins, so
         not after the last. A run that is killed and restored validates at the
-        same steps. In distributed training, only the chief needs it.
+        same steps. Not for training by several workers: another one would take
+        the averages for the weights meanwhile. There, evaluate checkpoints in a
+        process of their own (`variables_to_restore`), and have the chief
+        `report` what comes out.
 
         Args:
           evaluate: function of a `tf.Session`, in which the weights are the
             averages; returns the loss. For an Estimator that evaluates
             checkpoints: `lambda session: estimator.evaluate(f)["loss"]`, with
-            `save_checkpoints_steps` equal to `every_steps`.
+            `save_checkpoints_steps` equal to `every_steps`, and the
+            `swapping_saver()` in the `tf.train.Scaffold` of its
+            EstimatorSpec, lest the checkpoint hold the raw weights.
           every_steps: int >= 1, the paper's logging interval `L`.
 
         Returns:
-          A `tf.train.SessionRunHook`.
+          A `tf.train.SessionRunHook`. Its session raises a RuntimeError when
+          `evaluate` runs out of data.
 
         Raises:
           ValueError: if there is no train op, or `every_steps` is below 1.
@@ -570,7 +577,10 @@ class _ValidationHook(session_run_hook.SessionRunHook):
         session = run_context.session
         if self._due(session):
             with self._optimizer.averaged(session):
-                loss = self._evaluate(session)
+                try:
+                    loss = self._evaluate(session)
+                except tf.errors.OutOfRangeError as error:
+                    _checks.data_in_evaluate(error)
             self._optimizer.report(session, loss)
 
     def end(self, session):

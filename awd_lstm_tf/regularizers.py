@@ -43,7 +43,7 @@ def activation_regularization(
     with tf.name_scope(name, "activation_regularization", [outputs]):
         alpha = _checks.non_negative("alpha", alpha)
         time_major = _checks.boolean("time_major", time_major)
-        outputs = _checks.tensor("outputs", outputs)
+        outputs = _checks.one_tensor("outputs", outputs)
         _checks.float_tensor(
             "outputs", outputs, 0 if sequence_length is None else 2
         )
@@ -90,7 +90,7 @@ def temporal_activation_regularization(
     with tf.name_scope(name, "temporal_activation_regularization", [outputs]):
         beta = _checks.non_negative("beta", beta)
         time_major = _checks.boolean("time_major", time_major)
-        outputs = _checks.tensor("outputs", outputs)
+        outputs = _checks.one_tensor("outputs", outputs)
         _checks.float_tensor("outputs", outputs, 2)
         lengths = _lengths(sequence_length, outputs, time_major)
         if time_major:
@@ -106,8 +106,13 @@ def _lengths(sequence_length, outputs, time_major):
         return None
     lengths = _checks.tensor("sequence_length", sequence_length)
     _checks.integer_tensor_argument("sequence_length", lengths)
-    batch_size = outputs.shape[1 if time_major else 0].value
-    return _checks.of_shape("sequence_length", lengths, batch_size=batch_size)
+    axis = 1 if time_major else 0
+    batch_size = outputs.shape[axis].value
+    _checks.of_shape("sequence_length", lengths, batch_size=batch_size)
+    if batch_size is not None and lengths.shape.is_fully_defined():
+        return lengths
+    # Else one length would do for all rows.
+    return _checks.as_many("sequence_length", lengths, tf.shape(outputs)[axis])
 
 
 def _penalty(rate, values, lengths, time_major):

@@ -90,13 +90,14 @@ class VariationalDropout(object):
           A tensor of the shape and dtype of `inputs`.
 
         Raises:
-          ValueError: if the mask does not fit the shape of the inputs.
+          ValueError: if the mask does not fit the shape of the inputs. (A size
+            that is not known yet is checked in each run.)
           TypeError: if the inputs are not of the mask's dtype.
         """
         with tf.name_scope(self._scope):
             inputs = _checks.tensor("inputs", inputs)
             _checks.same_dtype("VariationalDropout", self._dtype, inputs)
-            _checks.broadcasts(self._shape, inputs)
+            inputs = _checks.broadcasts(self._shape, inputs)
             if not self._mask.active:
                 return inputs
             return inputs * self._mask.value()

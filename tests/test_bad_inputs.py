@@ -807,6 +807,13 @@ def penalties(function, rate):
             "`outputs` must be a tensor, got <a thing>.",
         ),
         (
+            lambda: function((tf.ones([2, 3]), tf.ones([2, 3])), 1.0),
+            TypeError,
+            "`outputs` must be one tensor, got a tuple of 2: use "
+            "`tf.concat(pair, -1)` for the pair of a bidirectional RNN, "
+            "`tf.stack(steps, 1)` for a list of steps.",
+        ),
+        (
             lambda: function(np.ones([3, 2], np.int32), 1.0),
             TypeError,
             "`outputs` must be of a floating dtype, got int32.",
@@ -853,6 +860,15 @@ def too_early(method, call):
 
 
 OPTIMIZER = [
+    (
+        lambda: optimizer().minimize(
+            tf.get_variable("w", initializer=np.float16(1.0))
+        ),
+        TypeError,
+        "NTASGDOptimizer must be given weights of float32 or float64, got w of "
+        "float16, in which a mean of many soon stands still: keep float32 "
+        "weights, and cast them where they are used.",
+    ),
     (
         lambda: optimizer("fast"),
         TypeError,
@@ -1129,6 +1145,12 @@ def rate(value, dtype=tf.float32):
     return tf.placeholder_with_default(tf.constant(value, dtype), [])
 
 
+def of_unknown_shape(value, rank=None):
+    """A value whose sizes are known only when the graph is run."""
+    shape = None if rank is None else [None] * rank
+    return tf.placeholder_with_default(value, shape)
+
+
 def drawn_cell(value, dtype=tf.float32):
     made = cell(
         weight_drop_kr=rate(value), use_vd=True, input_size=3, dtype=dtype
@@ -1197,6 +1219,28 @@ RUN_TIME = dict(
             "assertion failed: [`keep_prob` must be in [1/65504, 1] with "
             "float16, got ]",
         ),
+        (
+            lambda: fetched(
+                called_dropout(
+                    of_unknown_shape(np.ones([1, 5, 3], np.float32), 3),
+                    [4, 1, 3],
+                    auto_update=True,
+                )
+            ),
+            "assertion failed: [`input_shape` must broadcast against the "
+            "inputs, got [4, 1, 3] for inputs of shape ] [1 5 3]",
+        ),
+        (
+            lambda: fetched(
+                called_dropout(
+                    of_unknown_shape(np.ones([5, 3], np.float32)),
+                    [1, 1, 3],
+                    is_train=tf.placeholder_with_default(False, []),
+                )
+            ),
+            "assertion failed: [`input_shape` must broadcast against the "
+            "inputs, got [1, 1, 3] for inputs of shape ] [5 3]",
+        ),
     ],
     embedding_dropout=[
         (
@@ -1208,6 +1252,29 @@ RUN_TIME = dict(
         (
             lambda: fetched(activation_regularization([1.0], rate(-1.0))),
             "assertion failed: [`alpha` must be at least 0, got ] [-1]",
+        ),
+        (
+            lambda: fetched(
+                activation_regularization(
+                    of_unknown_shape(np.ones([4, 6, 3]), 3), 1.0, [5]
+                )
+            ),
+            "assertion failed: [`sequence_length` must have an entry for each "
+            "row, got entries, rows] [1] [4]",
+        ),
+    ],
+    temporal_activation_regularization=[
+        (
+            lambda: fetched(
+                temporal_activation_regularization(
+                    np.ones([6, 1, 3]),
+                    1.0,
+                    time_major=True,
+                    sequence_length=of_unknown_shape([5, 6], 1),
+                )
+            ),
+            "assertion failed: [`sequence_length` must have an entry for each "
+            "row, got entries, rows] [2] [1]",
         ),
     ],
     NTASGDOptimizer=[

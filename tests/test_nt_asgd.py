@@ -827,6 +827,18 @@ def test_training_without_validation_says_so_once(
     assert "validation loss" not in capfd.readouterr().err
 
 
+def test_evaluate_that_runs_out_of_data_does_not_end_training():
+    data = tf.data.Dataset.range(1).make_one_shot_iterator().get_next()
+    w = tf.get_variable("w", initializer=1.0)
+    optimizer = NTASGDOptimizer(0.1)
+    train_op = optimizer.minimize(w)
+    hook = optimizer.validation_hook(lambda session: session.run(data) + 0.5, 1)
+    with pytest.raises(RuntimeError, match="`evaluate` .* out of data"):
+        with tf.train.MonitoredSession(hooks=[hook]) as session:
+            while not session.should_stop():
+                session.run(train_op)
+
+
 def test_hook_that_never_validated_warns(open_session):
     fed = Fed(open_session())
     hook = fed.optimizer.validation_hook(lambda session: 1.0, 2)
