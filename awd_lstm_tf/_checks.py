@@ -839,8 +839,9 @@ def validation_loss(value):
         raise TypeError(f"`validation_loss` must be a number, got {value!r}.")
     if math.isnan(value):
         raise ValueError(
-            "`validation_loss` must be a number, got nan: stop, and go on from "
-            "the last good checkpoint with a lower learning rate."
+            "`validation_loss` must be a number, got nan: validate on some "
+            "data, or go on from the last good checkpoint with a lower "
+            "learning rate."
         )
     return float(value)
 

@@ -99,7 +99,7 @@ CONFIGURATIONS = {
         "variable_bptt": False,
     },
     "ptb": _PAPER,
-    "wikitext-2": dict(_PAPER, batch_size=80, input_keep=0.35, hidden_keep=0.8),
+    "wikitext-2": dict(_PAPER, batch_size=80, input_keep=0.35),
 }
 
 # Each part of the recipe, and the settings that leave it out.

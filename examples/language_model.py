@@ -221,6 +221,7 @@ def at_least_zero(convert):
     return number(convert, "at least 0", lambda x: 0 <= x < float("inf"))
 
 
+seed = number(int, "in [0, 2**32)", lambda x: 0 <= x < 2**32)
 keep_rate = number(float, "in (0, 1]", lambda x: 0.0 < x <= 1.0)
 share = number(float, "in [0, 1]", lambda x: 0.0 <= x <= 1.0)
 
@@ -242,6 +243,11 @@ def parse_flags(argv=None):
         parser.error(
             "argument --fine-tune: needs --optimizer nt_asgd, got "
             f"{flags.optimizer}."
+        )
+    if flags.fine_tune and flags.patience:
+        parser.error(
+            "argument --patience: must be 0 with --fine-tune, which begins "
+            f"after the last epoch, got {flags.patience}."
         )
     configurations.leave_out(flags, flags.without)
     return flags
@@ -266,6 +272,7 @@ def add_run_flags(add):
     add(
         "--out",
         metavar="DIR",
+        type=os.path.normpath,
         default="runs/language_model",
         help="where everything is written; an earlier run there is renamed",
     )
@@ -289,7 +296,7 @@ def add_run_flags(add):
     )
     add(
         "--threads",
-        type=int,
+        type=at_least_zero(int),
         default=0,
         help="of TensorFlow; 0 lets it choose",
     )
@@ -328,7 +335,7 @@ def add_model_flags(add):
         help="of NT-ASGD: epochs that may go without improving",
     )
     add("--clip-norm", type=positive(float), help="of the gradient, at most")
-    add("--seed", type=int, default=1, help="of initial weights and masks")
+    add("--seed", type=seed, default=1, help="of initial weights and masks")
 
 
 def add_recipe_flags(add):
@@ -458,13 +465,23 @@ def report(flags, finished):
             f"  {title:12}{figures(best['held_out'])}  (epoch {best['epoch']} "
             f"of {len(training.progress['curve'])}, {training.weights} weights)"
         )
-        if flags.cache:
-            loss = training.evaluate_with_cache(training.corpus.valid)
-            print(f"  {'with cache':12}{figures(loss)}")
+        for what, loss in further_losses(flags, training):
+            print(f"  {what:12}{figures(loss)}")
     picture = os.path.join(flags.out, "curves.png")
     progress = {title: finished[title].progress for title in finished}
     run_folder.draw_curves(picture, progress, flags.level)
     print("Curves:", picture)
+
+
+def further_losses(flags, training):
+    """Yields what else is evaluated at the end, and the loss."""
+    _, valid, test, _ = training.corpus
+    if flags.cache:
+        yield "with cache", training.evaluate_with_cache(valid)
+    if len(test) > 1:  # a folder has one
+        yield "test part", training.evaluate(test)
+        if flags.cache:
+            yield "with cache", training.evaluate_with_cache(test)
 
 
 def figures(loss):

@@ -94,14 +94,15 @@ def prepare(flags, corpus):
     if flags.resume:
         check_same(flags.out, settings, earlier)
         return
-    if earlier is not None:
-        print("The earlier run is kept in", move_aside(flags.out))
-    elif os.path.exists(flags.out) and not is_empty_folder(flags.out):
-        raise RunError(
-            f"`--out` must be a folder of its own, got {flags.out}, which "
-            "holds something else."
-        )
+    if earlier is None and os.path.exists(flags.out):
+        if not is_empty_folder(flags.out):
+            raise RunError(
+                f"`--out` must be a folder of its own, got {flags.out}, which "
+                "holds something else."
+            )
     try:
+        if earlier is not None:
+            print("The earlier run is kept in", move_aside(flags.out))
         os.makedirs(flags.out, exist_ok=True)
         write_json(path, settings)
     except OSError as error:

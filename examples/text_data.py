@@ -273,7 +273,7 @@ def held_out_windows(ids, batch_size, steps):
 
 
 def check_length(corpus, batch_size, steps):
-    """Refuses a text too short for one window of each part in use.
+    """Refuses a text too short for one window of each part, or with no word.
 
     Args:
       corpus: A `Corpus`.
@@ -283,12 +283,17 @@ def check_length(corpus, batch_size, steps):
     Raises:
       DataError: Naming the part, the tokens needed and the tokens there.
     """
-    needed = (("train", batch_size * steps + 1), ("valid", 2))
-    for part, tokens in needed:
+    smaller = ", or a smaller `--batch-size` or `--steps`"
+    needed = (("train", batch_size * steps + 1, smaller), ("valid", 2, ""))
+    for part, tokens, fix in needed:
         got = len(getattr(corpus, part))
         if got < tokens:
             raise DataError(
                 f"`--data` is too short for one window: the {part} part needs "
-                f"{tokens} tokens, got {got}. Use a longer text, or a smaller "
-                "`--batch-size` or `--steps`."
+                f"{tokens} tokens, got {got}. Use a longer text{fix}."
             )
+    if len(corpus.vocabulary) == 1:
+        raise DataError(
+            "`--data` must repeat some of its tokens, got a text where none "
+            "comes twice. Use another text, or `--level char`."
+        )

@@ -89,8 +89,8 @@ class Trainer(object):
       progress: Dict with `step`, `epoch_start` (the step this epoch began at),
         `epoch_loss` and `epoch_tokens` (summed over this epoch so far),
         `seconds` (spent on it), `curve` (a dict for each epoch), `best` (a dict
-        for the best epoch), `stalled` (whether fine-tuning is over) and
-        `checkpoint`.
+        for the best epoch), `fine_tuning` (whether it has begun), `stalled`
+        (whether it is over) and `checkpoint`.
       weights: Number of trainable weights.
 
     Raises:
@@ -107,6 +107,7 @@ class Trainer(object):
             "seconds": 0.0,
             "curve": [],
             "best": None,
+            "fine_tuning": False,
             "stalled": False,
             "checkpoint": None,
         }
@@ -246,8 +247,10 @@ class Trainer(object):
         done = self.progress["step"] - self.progress["epoch_start"]
         if done == 0:
             self.session.run(self.training.reset_state)
-            if epoch == self.flags.epochs:  # fine-tuning begins
+            begun = self.progress["fine_tuning"]
+            if epoch >= self.flags.epochs and not begun:
                 self.session.run(self.fine_tune)
+                self.progress["fine_tuning"] = True
         windows = text_data.training_windows(
             self.corpus.train,
             self.flags.batch_size,
@@ -302,8 +305,7 @@ class Trainer(object):
             raise self._diverged("the held-out perplexity")
         if self._averages:
             stalls = self.optimizer.report(self.session, held_out)
-            if len(progress["curve"]) >= self.flags.epochs:  # fine-tuning
-                progress["stalled"] = stalls
+            progress["stalled"] = progress["fine_tuning"] and stalls
         point = {
             "train": progress["epoch_loss"] / progress["epoch_tokens"],
             "held_out": held_out,

@@ -14,6 +14,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 import versions
+from tiny_runs import TINY
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -140,3 +141,39 @@ def control_flow_v2():
     tf.compat.v1.enable_control_flow_v2()
     yield
     tf.compat.v1.disable_control_flow_v2()
+
+
+# Runs of examples/language_model.py.
+
+
+@pytest.fixture(scope="module")
+def language_model(example):
+    return example("language_model")
+
+
+@pytest.fixture(scope="module")
+def text_data(example):
+    return example("text_data")
+
+
+@pytest.fixture
+def text_file(tmp_path, text_data):
+    """Some real prose, about 800 words."""
+    path = tmp_path / "text.txt"
+    path.write_text(text_data.python_documentation()[:5000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def start_run(language_model, example, text_data, text_file, tmp_path):
+    """Starts a run of one model as `main` does; returns the trainer."""
+
+    def start(kind, *more):
+        flags = language_model.parse_flags(
+            [f"--data={text_file}", f"--out={tmp_path / 'out'}", *TINY, *more]
+        )
+        corpus = text_data.load_corpus(flags.data, flags.level)
+        example("run_folder").prepare(flags, corpus)
+        return language_model.make_trainer(kind, flags, corpus)
+
+    return start

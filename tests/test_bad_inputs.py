@@ -912,8 +912,8 @@ OPTIMIZER = [
     (
         lambda: trained().report(tf.Session(), NAN),
         ValueError,
-        "`validation_loss` must be a number, got nan: stop, and go on from the "
-        "last good checkpoint with a lower learning rate.",
+        "`validation_loss` must be a number, got nan: validate on some data, "
+        "or go on from the last good checkpoint with a lower learning rate.",
     ),
     (
         lambda: trained().report(tf.Session(), "low"),

@@ -1,0 +1,567 @@
+"""examples/trainer.py: steps, epochs, evaluation, resuming."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny_runs import EVERY_PART, TINY, read, windows_of
+
+# Training.
+
+
+def variables_of(trainer):
+    """All that is trained."""
+    with trainer.session.graph.as_default():
+        return tf.trainable_variables()
+
+
+def randomise(trainer):
+    """Has the weights be so large that the state tells."""
+    for variable in variables_of(trainer):
+        variable.load(
+            np.random.randn(*variable.shape.as_list()), trainer.session
+        )
+
+
+def test_a_step_clips_the_gradient_and_decays_the_weights(start_run):
+    trainer = start_run(
+        *"recipe --without weight_drop locked_dropout".split(),
+        *"embedding_dropout --optimizer=nt_asgd --learning-rate=3".split(),
+        *"--clip-norm=0.01 --weight-decay=0.1".split(),
+    )
+    variables = variables_of(trainer)
+    with trainer.session.graph.as_default():
+        gradients = [
+            tf.convert_to_tensor(gradient)
+            for gradient in tf.gradients(trainer.training.objective, variables)
+        ]
+    _, inputs, targets = next(windows_of(trainer))
+    before, gradients = trainer.session.run(
+        [variables, gradients],
+        {trainer.training.inputs: inputs, trainer.training.targets: targets},
+    )
+    norm = np.sqrt(sum(np.sum(gradient**2) for gradient in gradients))
+    assert norm > 0.1
+    trainer._train_step(0, inputs, targets)
+    after = trainer.session.run(variables)
+    for new, old, gradient in zip(after, before, gradients):
+        expected = old - 3 * (gradient * 0.01 / norm + 0.1 * old)
+        np.testing.assert_allclose(new, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_windows_of_an_epoch_go_through_the_text(
+    start_run, example, text_data, monkeypatch
+):
+    """An epoch has the loss of its rows read at once, from the zero state."""
+    monkeypatch.setattr(example("trainer"), "HELD_OUT_BATCH_SIZE", 4)
+    trainer = start_run("plain", "--variable-bptt")
+    model, session = trainer.held_out, trainer.session
+    rows = text_data.in_rows(trainer.corpus.train, 4)
+    expected, read_up_to = [], []
+
+    def evaluate(ids):
+        session.run(model.reset_state)
+        feeds = dict(zip([model.inputs, model.targets], rows))
+        expected.append(session.run(model.loss, feeds))
+        randomise(trainer)
+        return 1.0
+
+    def rate(epochs):
+        read_up_to.append(epochs)
+        return 1e-12
+
+    trainer.evaluate, trainer.rate = evaluate, rate
+    randomise(trainer)
+    trainer.train("training")
+    curve = [point["train"] for point in trainer.progress["curve"]]
+    np.testing.assert_allclose(curve, expected, rtol=1e-5)
+    assert len(read_up_to) > 20
+    assert read_up_to[0] == 0.0 and 1.9 < read_up_to[-1] < 2.0
+    assert np.all(np.diff(read_up_to) > 0.0)
+
+
+def test_each_epoch_has_windows_of_its_own(start_run):
+    trainer, fed = start_run("plain", "--seed=3"), []
+    record_feeds(trainer, fed)
+    trainer.train("training")
+    assert len(fed) > 20
+    assert len({str(inputs) for _, inputs in fed}) == len(fed)
+
+
+def test_the_learning_rate_rises_then_falls_as_a_cosine(start_run, example):
+    trainer = start_run("plain", "--learning-rate=0.01", "--epochs=10")
+    warm_up = example("trainer").WARM_UP
+    for step, epochs, rate in (
+        (0, 0.0, 0.01 / warm_up),
+        (warm_up - 1, 0.0, 0.01),
+        (5000, 5.0, 0.005),
+        (5000, 10.0 / 3.0, 0.0075),
+        (9000, 10.0, 0.0),
+    ):
+        trainer.progress["step"] = step
+        assert abs(trainer.rate(epochs) - rate) < 1e-12
+    averaging = start_run("recipe", *EVERY_PART)
+    assert averaging.rate(0.0) == averaging.rate(3.0) == 5.0
+
+
+def test_the_learning_rate_is_in_proportion_to_the_window(
+    start_run, monkeypatch
+):
+    trainer = start_run("recipe", "--variable-bptt", "--learning-rate=0.01")
+    fed = []
+    run = trainer.session.run
+
+    def record(fetches, feeds):
+        fed.append(
+            feeds[trainer.learning_rate]
+            / feeds[trainer.training.inputs].shape[1]
+        )
+        return run(fetches, feeds)
+
+    monkeypatch.setattr(trainer.session, "run", record)
+    monkeypatch.setattr(trainer, "rate", lambda epochs: 0.01)
+    for _, inputs, targets in windows_of(trainer):
+        trainer._train_step(0, inputs, targets)
+    assert len(fed) > 10
+    np.testing.assert_allclose(fed, 0.01 / 10)
+
+
+def test_patience_ends(start_run):
+    """Also when it is only given to go on; the best epoch stays the best."""
+    trainer = start_run("plain", "--epochs=9", "--patience=3")
+    losses = iter([4.0, 3.0, 3.5, 2.0, 2.5, 2.25, 2.0, 1.0])
+    trainer.evaluate = lambda ids: next(losses)
+    trainer.train("training")
+    assert len(trainer.progress["curve"]) == 7
+    assert trainer.progress["best"]["epoch"] == 4
+    flags = "--epochs=9", "--resume"
+    trainer = start_run("plain", *flags, "--patience=2")
+    trainer.train("training")
+    assert len(trainer.progress["curve"]) == 7
+    trainer = start_run("plain", *flags)
+    trainer.evaluate = lambda ids: 1.0
+    trainer.train("training")
+    assert len(trainer.progress["curve"]) == 9
+
+
+def test_fine_tuning_restarts_and_stops(
+    language_model, text_file, tmp_path, example, monkeypatch
+):
+    """It is over when validation stalls; losses before it do not count."""
+    trainer = example("trainer")
+    training, fine_tuning = [4.0, 3.0, 5.0, 1.0], [3.0, 2.5, 2.5, 2.75]
+    losses = iter(training + fine_tuning + [0.0])
+    monkeypatch.setattr(
+        trainer.Trainer, "evaluate", lambda self, ids: next(losses)
+    )
+    argv = [f"--data={text_file}", f"--out={tmp_path / 'out'}"]
+    argv += [*TINY, *EVERY_PART, "--models=recipe", "--fine-tune=9"]
+    assert language_model.main(argv) == 0
+    progress = read(tmp_path / "out/recipe/progress.json")
+    curve = [point["held_out"] for point in progress["curve"]]
+    assert curve == training + fine_tuning
+    assert progress["stalled"]
+
+
+def test_fine_tuning_may_begin_when_more_epochs_are_done(start_run):
+    start_run("recipe", *EVERY_PART, "--epochs=2").train("training")
+    flags = "--epochs=1", "--fine-tune=2", "--resume"
+    trainer = start_run("recipe", *EVERY_PART, *flags)
+    begins_at = trainer.progress["step"]
+    trainer.train("fine-tuning")
+    last = tf.train.load_checkpoint(trainer.path("epoch-3"))
+    assert last.get_tensor("NTASGD/trigger_step") == begins_at
+    assert last.get_tensor("NTASGD/checks") == 1
+
+
+def average(trainer):
+    """Has NT-ASGD average the weights of some steps."""
+    with trainer.session.graph.as_default():
+        trainer.session.run(trainer.optimizer.restart)
+    for _, inputs, targets in list(windows_of(trainer))[:9]:
+        trainer._train_step(0, inputs, targets)
+
+
+def test_averages_are_evaluated_and_saved(start_run):
+    trainer = start_run("recipe", *EVERY_PART)
+    average(trainer)
+    held_out = trainer.corpus.valid
+    with trainer.session.graph.as_default():
+        kernel = tf.trainable_variables()[1]
+        plain_saver = tf.train.Saver(tf.trainable_variables())
+    weights, averages = trainer.session.run(
+        [kernel, trainer.optimizer.average(kernel)]
+    )
+    assert np.abs(weights - averages).max() > 1e-4
+    loss = trainer.evaluate(held_out)
+    trainer.save()
+    # A plain saver finds the averages where the weights are.
+    plain_saver.restore(
+        trainer.session, trainer.path(trainer.progress["checkpoint"])
+    )
+    np.testing.assert_array_equal(trainer.session.run(kernel), averages)
+    trainer._evaluating = trainer.session.graph.as_default
+    assert trainer.evaluate(held_out) == loss
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(
+    example, start_run
+):
+    trainer = start_run("plain")
+    with trainer.session.graph.as_default():
+        (embedding,) = (
+            v for v in tf.trainable_variables() if "embedding" in v.name
+        )
+    _, inputs, targets = next(windows_of(trainer))
+    value = trainer.session.run(embedding)
+    value[inputs[0, 0]] = np.inf
+    embedding.load(value, trainer.session)
+    diverged = example("trainer").DivergedError
+    with pytest.raises(diverged, match="gradient is not finite at step 0"):
+        trainer._train_step(0, inputs, targets)
+    np.testing.assert_array_equal(trainer.session.run(embedding), value)
+    assert trainer.session.run(trainer.global_step) == 0
+
+
+# Evaluation.
+
+
+def test_evaluation_drops_nothing(start_run, tmp_path):
+    dropped = start_run("recipe", "--learning-rate=0.05")
+    dropped.train("training")
+    plain = start_run("plain", f"--out={tmp_path / 'plain'}")
+    # A checkpoint of one model, taken up by the other.
+    plain.restore(dropped.path(dropped.progress["checkpoint"]))
+    held_out = dropped.corpus.valid
+    assert dropped.evaluate(held_out) == dropped.evaluate(held_out)
+    assert dropped.evaluate(held_out) == plain.evaluate(held_out)
+
+
+def test_training_drops(start_run):
+    trainer = start_run("recipe")
+    _, inputs, targets = next(windows_of(trainer))
+    feeds = {trainer.training.inputs: inputs, trainer.training.targets: targets}
+    losses = [
+        trainer.session.run(trainer.training.loss, feeds) for _ in range(3)
+    ]
+    assert len(set(losses)) == 3
+
+
+def test_loss_of_knowing_nothing_is_that_of_the_vocabulary(start_run):
+    trainer = start_run("plain")
+    with trainer.session.graph.as_default():
+        weights = tf.trainable_variables()
+    for variable in weights:
+        variable.load(np.zeros(variable.shape.as_list()), trainer.session)
+    np.testing.assert_allclose(
+        trainer.evaluate(trainer.corpus.valid),
+        np.log(len(trainer.corpus.vocabulary)),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("tying", [True, False])
+def test_loss_is_that_of_numpy(start_run, tying):
+    """Two layers, over rows of the text that leave some of the last unused."""
+    more = [] if tying else ["--without=weight_tying"]
+    trainer = start_run(
+        "plain", "--learning-rate=0.05", "--layers=2", "--units=6", *more
+    )
+    trainer.train("training")
+    with trainer.session.graph.as_default():
+        values = {
+            variable.op.name[len("model/") :]: value
+            for variable, value in zip(
+                tf.trainable_variables(),
+                trainer.session.run(tf.trainable_variables()),
+            )
+        }
+    softmax = values["embedding" if tying else "softmax"]
+    assert softmax.shape[1] == (8 if tying else 6)
+    ids = trainer.corpus.valid
+    length = -(-(len(ids) - 1) // 10)
+    losses = []
+    for row in range(10):
+        states = [[np.zeros(6)] * 2, [np.zeros(softmax.shape[1])] * 2]
+        tokens = ids[row * length : (row + 1) * length + 1]
+        for now, after in zip(tokens[:-1], tokens[1:]):
+            x = values["embedding"][now]
+            for number in range(2):
+                x = numpy_step(x, states, number, values)
+            p = np.exp(softmax @ x + values["bias"])
+            losses.append(-np.log(p[after] / p.sum()))
+    assert len(losses) == len(ids) - 1
+    np.testing.assert_allclose(
+        trainer.evaluate(ids), np.mean(losses), rtol=1e-5
+    )
+
+
+def numpy_step(x, states, number, values):
+    """One layer's output; its state moves on."""
+    c, h = states[number]
+    kernel, bias = (
+        values[f"layer_{number}/{part}"] for part in ("kernel", "bias")
+    )
+    i, j, f, o = np.split(np.concatenate([x, h]) @ kernel + bias, 4)
+    c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(j)
+    h = sigmoid(o) * np.tanh(c)
+    states[number] = [c, h]
+    return h
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_evaluation_goes_on_from_window_to_window(
+    start_run, example, monkeypatch
+):
+    trainer = start_run("plain")
+    randomise(trainer)
+    held_out = trainer.corpus.valid
+    at_once = trainer.evaluate(held_out)
+    monkeypatch.setattr(example("trainer"), "HELD_OUT_STEPS", 3)
+    np.testing.assert_allclose(trainer.evaluate(held_out), at_once, rtol=1e-5)
+
+
+def test_a_sample_goes_on_from_the_held_out_text(
+    start_run, example, text_data, monkeypatch
+):
+    monkeypatch.setattr(example("trainer"), "PROMPT", 5)
+    trainer = start_run("plain")
+    randomise(trainer)
+    (bias,) = (v for v in variables_of(trainer) if v.op.name == "model/bias")
+    value = trainer.session.run(bias)
+    value[text_data.UNKNOWN_ID] = 9.0
+    bias.load(value, trainer.session)
+    model, run = trainer.sampling, trainer.session.run
+    seen = []
+
+    def recording(fetches, feeds=None):
+        values = run(fetches, feeds)
+        if feeds:
+            seen.append(values[0])
+        return values
+
+    monkeypatch.setattr(trainer.session, "run", recording)
+    sampled = trainer.sample(9)
+    run(model.reset_state)
+    text = np.concatenate([trainer.corpus.valid[:5], sampled[:-1]])
+    expected = run(model.probabilities, {model.inputs: [text]})
+    np.testing.assert_allclose(seen[-1], expected, rtol=1e-4)
+    assert len(seen) == len(sampled) == 9
+    assert text_data.UNKNOWN_ID not in sampled
+
+
+def test_state_is_carried_from_window_to_window(start_run):
+    """Two windows of 5 give the loss of one window of 10."""
+    trainer = start_run("plain")
+    model, session = trainer.held_out, trainer.session
+    ids = np.random.randint(0, 50, [10, 11])
+
+    def loss(start, stop):
+        feeds = {
+            model.inputs: ids[:, start:stop],
+            model.targets: ids[:, start + 1 : stop + 1],
+        }
+        return session.run([model.loss, model.carry_state], feeds)[0]
+
+    session.run(model.reset_state)
+    whole = loss(0, 10)
+    session.run(model.reset_state)
+    np.testing.assert_allclose((loss(0, 5) + loss(5, 10)) / 2, whole, rtol=1e-5)
+    assert loss(0, 5) != loss(0, 5)
+
+
+def test_keeps_the_best_epoch(start_run, monkeypatch):
+    trainer = start_run("plain", "--epochs=4")
+    held_out = iter([5.0, 4.0, 4.5, 4.0])
+    monkeypatch.setattr(trainer, "evaluate", lambda ids: next(held_out))
+    trainer.train("training")
+    assert trainer.progress["best"] == {
+        "held_out": 4.0,
+        "epoch": 2,
+        "checkpoint": "epoch-2",
+    }
+    there = {path.stem for path in pathlib.Path(trainer.folder).glob("*.index")}
+    assert there == {"epoch-2", "epoch-4"}
+
+
+def test_a_cache_of_no_share_changes_nothing(start_run):
+    trainer = start_run("recipe", *EVERY_PART, "--cache=30", "--cache-share=0")
+    average(trainer)
+    held_out = trainer.corpus.valid
+    model = trainer.sampling
+    with trainer.optimizer.averaged(trainer.session):
+        total = sum(
+            losses.sum()
+            for (losses,), _ in trainer._held_out_windows(
+                model, held_out, model.losses
+            )
+        )
+    np.testing.assert_allclose(
+        trainer.evaluate_with_cache(held_out),
+        total / (len(held_out) - 1),
+        rtol=1e-6,
+    )
+
+
+# Interruptions.
+
+
+@pytest.mark.parametrize(
+    "stop_at",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        25,
+        pytest.param(60, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["adam", "nt_asgd"])
+def test_resuming_after_ctrl_c_ends_where_an_unbroken_run_does(
+    optimizer,
+    stop_at,
+    language_model,
+    example,
+    text_file,
+    tmp_path,
+    capsys,
+    monkeypatch,
+):
+    """Without dropout: to the bit."""
+    trainer = example("trainer")
+    train_step = trainer.Trainer._train_step
+
+    def interrupted(self, *window):
+        train_step(self, *window)
+        if self.progress["step"] == stop_at:
+            self.progress["step"] -= 1  # it came before the step was counted
+            raise KeyboardInterrupt
+
+    def argv(out):
+        argv = [f"--data={text_file}", f"--out={out}", "--models=plain", *TINY]
+        return argv + ["--optimizer", optimizer, "--nonmono=1", "--epochs=4"]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert language_model.main(argv(whole)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_train_step", interrupted)
+        assert language_model.main(argv(broken)) == 130
+    assert "--resume goes on from here" in capsys.readouterr().err
+    assert read(broken / "plain/progress.json")["step"] == stop_at
+    assert language_model.main(argv(broken) + ["--resume"]) == 0
+    assert_same_checkpoints(whole, broken, "plain/epoch-4")
+
+
+def assert_same_checkpoints(whole, broken, name):
+    """All variables are equal, bit for bit."""
+    unbroken, resumed = (
+        tf.train.load_checkpoint(str(run / name)) for run in (whole, broken)
+    )
+    variables = unbroken.get_variable_to_shape_map()
+    assert len(variables) > 10
+    for variable in variables:
+        np.testing.assert_array_equal(
+            unbroken.get_tensor(variable),
+            resumed.get_tensor(variable),
+            variable,
+        )
+
+
+def test_with_dropout_a_resumed_run_differs_in_its_draws_alone(
+    start_run, tmp_path, monkeypatch
+):
+    fed = {}
+    for run in ("whole", "broken"):
+        out = f"--out={tmp_path / run}"
+        trainer = start_run("recipe", out, "--variable-bptt")
+        fed[run] = []
+        record_feeds(trainer, fed[run], 20 if run == "broken" else None)
+        if run == "broken":
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train("training")
+            trainer = start_run("recipe", out, "--variable-bptt", "--resume")
+            record_feeds(trainer, fed[run])
+        trainer.train("training")
+    assert len(fed["whole"]) > 40
+    assert fed["whole"] == fed["broken"]
+
+
+def test_a_resumed_run_draws_other_masks(start_run):
+    def first_loss(trainer):
+        model = trainer.training
+        trainer.session.run(model.reset_state)
+        return trainer.session.run(
+            model.loss, {model.inputs: inputs, model.targets: targets}
+        )
+
+    trainer = start_run("recipe", "--learning-rate=1e-30")
+    _, inputs, targets = next(windows_of(trainer))
+    before, held_out = first_loss(trainer), trainer.corpus.valid
+    trainer._train_step(0, inputs, targets)
+    trainer.save()
+    resumed = start_run("recipe", "--learning-rate=1e-30", "--resume")
+    assert resumed.evaluate(held_out) == trainer.evaluate(held_out)
+    assert first_loss(resumed) != before
+
+
+def record_feeds(trainer, fed, stop_at=None):
+    """Notes what each step is fed, and may break off."""
+    train_step = trainer._train_step
+    run = trainer.session.run
+
+    def recording(fetches, feeds=None):
+        if feeds and trainer.learning_rate in feeds:
+            inputs = feeds[trainer.training.inputs]
+            fed.append((feeds[trainer.learning_rate], inputs.tolist()))
+        return run(fetches, feeds)
+
+    def step(*window):
+        train_step(*window)
+        if trainer.progress["step"] == stop_at:
+            raise KeyboardInterrupt
+
+    trainer.session.run, trainer._train_step = recording, step
+
+
+def test_resumes_after_kill_9(
+    language_model, examples, text_file, tmp_path, capsys
+):
+    """Without dropout: to the bit, wherever it was killed."""
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    progress = broken / "plain/progress.json"
+    argv = [f"--data={text_file}", f"--out={broken}", *TINY, "--models=plain"]
+    argv += ["--optimizer=nt_asgd", "--nonmono=1", "--save-seconds=0.001"]
+    script = str(examples / "language_model.py")
+    process = subprocess.Popen(
+        [sys.executable, script, *argv, "--epochs=1000"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: progress.exists() and read(progress)["step"] > 5)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    killed_at = read(progress)["step"]
+    # No sooner done than there, even if it was killed beyond two epochs.
+    epochs = len(read(progress)["curve"]) + 1
+    assert language_model.main(argv + ["--resume", f"--epochs={epochs}"]) == 0
+    assert f"of {epochs}," in capsys.readouterr().out
+    assert read(progress)["step"] > killed_at
+    kept = {read(progress)["checkpoint"], read(progress)["best"]["checkpoint"]}
+    there = {path.stem for path in progress.parent.glob("*.index")}
+    assert there == kept
+    argv += [f"--out={whole}", f"--epochs={epochs}"]
+    assert language_model.main(argv) == 0
+    assert_same_checkpoints(whole, broken, f"plain/epoch-{epochs}")
+
+
+def wait_until(condition, seconds=300):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "waited in vain"
+        time.sleep(0.02)
