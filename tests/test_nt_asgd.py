@@ -350,6 +350,19 @@ def test_restart(open_session, swapped):
         assert fed.report(loss) == fine.validate(loss)
 
 
+@both_triggers
+def test_restart_forgets_all_losses(open_session, trigger):
+    fed = Fed(open_session(), nonmono=2, trigger=trigger)
+    for loss in [1.0, 2.0, 3.0, 4.0]:
+        fed.report(loss)
+    fed.session.run(fed.optimizer.restart)
+    fine = Paper(fed.first, 0.5, 2, trigger)
+    losses = [5.0, 6.0, 5.5, 5.25, 7.0]
+    assert [fed.report(loss) for loss in losses] == [
+        fine.validate(loss) for loss in losses
+    ]
+
+
 def test_restart_without_averages_keeps_the_weights(open_session):
     fed = Fed(open_session())
     fed.step(np.ones([2, 3]))

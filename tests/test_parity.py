@@ -198,8 +198,9 @@ def trained(parity, monkeypatch):
     def work(command):
         framework, _, _, out, seed = command[4:]
         asked.append((framework, seed))
-        loss = len(asked) / 8 + trained.pytorch * ("torch" in framework)
-        run = {"seed": int(seed), "valid": [loss, loss]}
+        first = len(asked) / 8
+        last = first + trained.pytorch * ("torch" in framework)
+        run = {"seed": int(seed), "valid": [first, last]}
         pathlib.Path(out).write_text(json.dumps(run))
 
     trained = argparse.Namespace(asked=asked, pytorch=0.0)
@@ -233,9 +234,45 @@ def test_results_of_another_text_are_refused(parity, text, trained, capsys):
     command = text + ["--torch", "none", "--seeds", "1", "2"]
     parity.main(command)
     path = pathlib.Path(text[text.index("--data") + 1])
-    path.write_text(path.read_text()[::-1])
+    letters = path.read_text()
+    path.write_text(letters[:-99] + letters[:-100:-1])  # what is held out
     assert parity.main(command) == 2
     assert "same settings and text" in capsys.readouterr().err
+
+
+def test_what_is_held_out_is_not_trained_on(parity, text):
+    path = text[text.index("--data") + 1]
+    pathlib.Path(path).write_text("ab" * 900 + "ba" * 100)
+    task = parity.train_task(path)
+    first, second = task["train"][:2]
+    np.testing.assert_array_equal(task["train"], [first, second] * 900)
+    np.testing.assert_array_equal(task["valid"], [second, first] * 100)
+
+
+def test_one_part_apart_is_an_error(parity, text, monkeypatch):
+    for apart in parity.AGREEING:
+        differences = dict.fromkeys(parity.AGREEING, parity.BOUND / 2)
+        differences[apart] = parity.BOUND * 2
+        found = dict.fromkeys(["weights", "last weights", "averages"], 0.0)
+        found.update(differences)
+        cases = dict.fromkeys(parity.step_cases(), found)
+        assert not parity.print_steps(cases)
+    parts = {"steps": lambda *_: False, "train": lambda *_: True}
+    monkeypatch.setattr(parity, "PARTS", parts)
+    command = text + ["--torch", "none", "--parts", "steps", "train"]
+    assert parity.main(command) == 1
+
+
+def test_largest_difference_is_relative_to_the_largest_entry(parity):
+    ours = {"a": np.array([4.0, 1.0]), "b": {"c": np.array([-2.0])}}
+    theirs = {"a": np.array([4.0, 2.0]), "b": {"c": np.array([-2.0])}}
+    assert parity.largest_difference(ours, theirs) == 0.25
+    assert parity.largest_difference(ours, ours) == 0.0
+
+
+def test_ratio_of_speeds_is_ours_to_theirs(parity, capsys):
+    parity.print_speed({"tiny": {"TensorFlow": 30.0, "PyTorch": 20.0}})
+    assert "| tiny | 30 | 20 | 1.50 |" in capsys.readouterr().out
 
 
 def test_tokens_per_second_of_the_median_step(parity, monkeypatch, tmp_path):

@@ -36,6 +36,19 @@ def test_cuts_prose_into_words_punctuation_and_paragraphs(text_data):
     assert text_data.tokenise("a b\n", "char", prose=True) == list("a b\n")
 
 
+def test_a_word_seen_once_is_unknown(text_data, tmp_path):
+    text = "\ufefflast once " + "and last but " * 30
+    corpus = text_data.load_corpus(str(write(tmp_path / "a", text.encode())))
+    assert corpus.vocabulary == ["<unk>", "last", "and", "but"]
+    assert corpus.train[:4].tolist() == [1, 0, 2, 1]
+
+
+def test_words_are_joined_as_they_are_written(text_data):
+    words = "Well , no ( yes ) ! <eos> So".split()
+    assert text_data.to_text(words, "word") == "Well, no ( yes)! \n\n So"
+    assert text_data.to_text(list("a b"), "char") == "a b"
+
+
 def test_vocabulary_comes_from_the_training_part(text_data):
     parts = ["b b a a a c".split(), "d a".split(), ["c"]]
     corpus = text_data.number_tokens(parts, min_count=2)
@@ -108,6 +121,14 @@ def test_windows_of_varying_length_are_those_of_the_paper(text_data):
     assert abs(lengths[short].mean() - 35) < 2
     assert abs(lengths[~short].mean() - 70) < 0.5
     assert abs(lengths[~short].std() - 5) < 0.5
+
+
+def test_windows_of_varying_length_are_not_too_short(text_data):
+    windows = text_data.training_windows(
+        np.arange(20001), 2, 10, np.random.RandomState(5), varying=True
+    )
+    lengths = [inputs.shape[1] for _, inputs, _ in windows]
+    assert min(lengths[:-1]) == 5
 
 
 @pytest.mark.parametrize("varying", [False, True])
