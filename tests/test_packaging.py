@@ -275,6 +275,7 @@ def test_autograph_converts_a_function(open_session):
 
 @pytest.mark.smoke
 def test_keras_loads_what_it_saved(tmp_path):
+    tf.keras.backend.clear_session()  # it may be of another test's graph
     path = str(tmp_path / "model.h5")
     layer = tf.keras.layers.Dense(2, input_shape=(3,))
     tf.keras.Sequential([layer]).save(path)
