@@ -100,6 +100,22 @@ def test_configurations_train(config, language_model, text_data, tmp_path):
     assert progress["best"]["held_out"] < np.log(len(vocabulary))
 
 
+def test_configurations_of_the_paper(example):
+    """Section 5 of arXiv 1708.02182, where rates are those of dropping."""
+    configurations = example("configurations").CONFIGURATIONS
+    ptb, wikitext = configurations["ptb"], configurations["wikitext-2"]
+    parts = "weight input hidden output embedding".split()
+    rates = [round(1 - ptb[f"{part}_keep"], 3) for part in parts]
+    assert rates == [0.5, 0.4, 0.3, 0.4, 0.1]
+    sizes = "layers units embedding batch_size steps epochs".split()
+    assert [ptb[name] for name in sizes] == [3, 1150, 400, 40, 70, 750]
+    assert (ptb["alpha"], ptb["beta"]) == (2, 1)
+    assert (ptb["learning_rate"], ptb["clip_norm"]) == (30, 0.25)
+    differing = {name: wikitext[name] for name in ptb}
+    differing = dict(differing.items() - ptb.items())
+    assert differing == {"batch_size": 80, "input_keep": 0.35}
+
+
 def test_a_folder_has_a_test_part(language_model, tmp_path, capsys):
     """Which is evaluated at the end, with the cache as well."""
     write_folder(tmp_path / "data")

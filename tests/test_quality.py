@@ -198,6 +198,18 @@ def test_readme_has_the_table_of_the_results(quality):
     assert quality.table(results) in README.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("config", ["ablation", "shakespeare"])
+def test_results_are_of_the_settings_named(config, example):
+    named = example("configurations").CONFIGURATIONS[config]
+    paths = {
+        "ablation": RESULTS / "quality.json",
+        "shakespeare": RESULTS / "shakespeare" / "settings.json",
+    }
+    used = json.loads(paths[config].read_text())
+    used = used.get("settings", used)
+    assert {name: used[name] for name in named} == named
+
+
 @pytest.mark.parametrize("run", ["plain", "recipe", "recipe_weight_keep_0.9"])
 def test_readme_has_the_figures_of_the_long_runs(run):
     path = RESULTS / "shakespeare" / f"{run}.json"
