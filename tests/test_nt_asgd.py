@@ -370,6 +370,14 @@ def test_restart_without_averages_keeps_the_weights(open_session):
     assert np.array_equal(fed.values(), [fed.first - 0.5] * 2)
 
 
+def test_restart_without_averages_keeps_weights_from_elsewhere(open_session):
+    fed = Fed(open_session())
+    (weights,) = tf.trainable_variables()
+    weights.load(fed.first + 7.0, fed.session)
+    fed.session.run(fed.optimizer.restart)
+    assert np.array_equal(fed.values(), [fed.first + 7.0] * 2)
+
+
 # Checkpoints
 
 
@@ -850,6 +858,20 @@ def test_evaluate_that_runs_out_of_data_does_not_end_training():
         with tf.train.MonitoredSession(hooks=[hook]) as session:
             while not session.should_stop():
                 session.run(train_op)
+
+
+def test_hook_validates_at_its_own_steps_whoever_else_reports(open_session):
+    fed, validated = Fed(open_session()), []
+    hook = fed.optimizer.validation_hook(
+        lambda session: validated.append(step) or 1.0, every_steps=4
+    )
+    run_context = tf.train.SessionRunContext(None, fed.session)
+    for step in range(9):
+        if step == 3:
+            fed.report(1.0)
+        hook.before_run(run_context)
+        fed.step(np.zeros([2, 3]))
+    assert validated == [4, 8]
 
 
 def test_hook_that_never_validated_warns(open_session):
