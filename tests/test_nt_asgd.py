@@ -357,7 +357,7 @@ def test_restart_forgets_all_losses(open_session, trigger):
         fed.report(loss)
     fed.session.run(fed.optimizer.restart)
     fine = Paper(fed.first, 0.5, 2, trigger)
-    losses = [5.0, 6.0, 5.5, 5.25, 7.0]
+    losses = [7.0, 8.0, 6.0, 6.5, 9.0]
     assert [fed.report(loss) for loss in losses] == [
         fine.validate(loss) for loss in losses
     ]

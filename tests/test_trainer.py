@@ -9,7 +9,15 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_runs import EVERY_PART, TINY, read, windows_of
+from tiny_runs import TINY, read, windows_of
+
+EVERY_PART = (
+    "--optimizer=nt_asgd --learning-rate=5 --nonmono=1 --layers=2 --units=12 "
+    "--weight-decay=1e-6 --variable-bptt --weight-tying"
+).split()
+
+AVERAGING = "--optimizer=nt_asgd --learning-rate=5 --nonmono=1".split()
+
 
 # Training.
 
@@ -105,7 +113,7 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine(start_run, example):
     ):
         trainer.progress["step"] = step
         assert abs(trainer.rate(epochs) - rate) < 1e-12
-    averaging = start_run("recipe", *EVERY_PART)
+    averaging = start_run("plain", *AVERAGING)
     assert averaging.rate(0.0) == averaging.rate(3.0) == 5.0
 
 
@@ -160,18 +168,18 @@ def test_fine_tuning_restarts_and_stops(
         trainer.Trainer, "evaluate", lambda self, ids: next(losses)
     )
     argv = [f"--data={text_file}", f"--out={tmp_path / 'out'}"]
-    argv += [*TINY, *EVERY_PART, "--models=recipe", "--fine-tune=9"]
+    argv += [*TINY, *AVERAGING, "--models=plain", "--epochs=4", "--fine-tune=9"]
     assert language_model.main(argv) == 0
-    progress = read(tmp_path / "out/recipe/progress.json")
+    progress = read(tmp_path / "out/plain/progress.json")
     curve = [point["held_out"] for point in progress["curve"]]
     assert curve == training + fine_tuning
     assert progress["stalled"]
 
 
 def test_fine_tuning_may_begin_when_more_epochs_are_done(start_run):
-    start_run("recipe", *EVERY_PART, "--epochs=2").train("training")
+    start_run("plain", *AVERAGING, "--epochs=2").train("training")
     flags = "--epochs=1", "--fine-tune=2", "--resume"
-    trainer = start_run("recipe", *EVERY_PART, *flags)
+    trainer = start_run("plain", *AVERAGING, *flags)
     begins_at = trainer.progress["step"]
     trainer.train("fine-tuning")
     last = tf.train.load_checkpoint(trainer.path("epoch-3"))
@@ -393,7 +401,7 @@ def test_keeps_the_best_epoch(start_run, monkeypatch):
 
 
 def test_a_cache_of_no_share_changes_nothing(start_run):
-    trainer = start_run("recipe", *EVERY_PART, "--cache=30", "--cache-share=0")
+    trainer = start_run("plain", *AVERAGING, "--cache=30", "--cache-share=0")
     average(trainer)
     held_out = trainer.corpus.valid
     model = trainer.sampling

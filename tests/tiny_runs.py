@@ -10,11 +10,6 @@ TINY = (
     "--sample=12 --threads=1 --save-seconds=1000"
 ).split()
 
-EVERY_PART = (
-    "--optimizer=nt_asgd --learning-rate=5 --nonmono=1 --layers=2 --units=12 "
-    "--weight-decay=1e-6 --variable-bptt --weight-tying --epochs=4"
-).split()
-
 
 def read(path):
     return json.loads(path.read_text())
