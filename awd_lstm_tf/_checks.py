@@ -205,30 +205,36 @@ def known_shape(argument, value):
     return shape.as_list()
 
 
-def broadcasts(mask_shape, inputs):
-    """`inputs`, if the mask fits it without making it any larger.
+_BROADCASTS = "`input_shape` must broadcast against the inputs, got "
 
-    Sizes that are not known yet are checked when it is read.
-    """
-    shape, message = inputs.shape, "`input_shape` must broadcast against the "
+
+def broadcasts(mask_shape, inputs):
+    """`inputs`, if the mask may fit it without making it any larger."""
+    shape = inputs.shape
     if shape.ndims is not None:
         padded = [1] * (shape.ndims - len(mask_shape)) + mask_shape
-        sizes = list(zip(padded, shape.as_list()))
         fits = len(padded) == shape.ndims and all(
-            size in (1, have) or have is None for size, have in sizes
+            size in (1, have) or have is None
+            for size, have in zip(padded, shape.as_list())
         )
         if not fits:
             raise ValueError(
-                f"{message}inputs, got {mask_shape} for inputs of shape "
-                f"{shape}."
+                f"{_BROADCASTS}{mask_shape} for inputs of shape {shape}."
             )
+    return inputs
+
+
+def broadcasts_when_run(mask_shape, inputs):
+    """The same for the sizes that were not known then."""
+    if inputs.shape.ndims is not None:
+        sizes = zip(reversed(mask_shape), reversed(inputs.shape.as_list()))
         if all(size in (1, have) for size, have in sizes):
             return inputs
     actual = tf.shape(inputs)
     product = tf.broadcast_dynamic_shape(actual, mask_shape)
     # Broadcasting only adds to sizes, or sizes: no more in all, no other.
     fits = tf.equal(tf.reduce_sum(product), tf.reduce_sum(actual))
-    message += f"inputs, got {mask_shape} for inputs of shape "
+    message = f"{_BROADCASTS}{mask_shape} for inputs of shape "
     with tf.control_dependencies([tf.Assert(fits, [message, actual])]):
         return tf.identity(inputs)
 

@@ -97,9 +97,10 @@ class VariationalDropout(object):
         with tf.name_scope(self._scope):
             inputs = _checks.tensor("inputs", inputs)
             _checks.same_dtype("VariationalDropout", self._dtype, inputs)
-            inputs = _checks.broadcasts(self._shape, inputs)
+            _checks.broadcasts(self._shape, inputs)
             if not self._mask.active:
                 return inputs
+            inputs = _checks.broadcasts_when_run(self._shape, inputs)
             return inputs * self._mask.value()
 
     def get_update_mask_op(self):

@@ -50,8 +50,8 @@ def test_gradient_is_the_mask():
     "arguments", [dict(keep_prob=1.0), dict(keep_prob=0.5, is_train=False)]
 )
 def test_nothing_to_drop(arguments):
-    x = tf.ones([3])
-    dropout = VariationalDropout([3], **arguments)
+    x = tf.placeholder(tf.float32, [None, 3])  # of any batch size
+    dropout = VariationalDropout([2, 3], **arguments)
     assert dropout(x) is x
     assert dropout.mask is None and dropout.kept_fraction is None
     assert dropout.get_update_mask_op() == dropout.get_reset_mask_op() == []
