@@ -36,6 +36,12 @@ def tensor(argument, value, dtype=None):
         ) from error
 
 
+def _asserted(value, valid, *said):
+    """`value`, behind an op that fails the run that finds it not valid."""
+    with tf.control_dependencies([tf.Assert(valid, said)]):
+        return tf.identity(value)
+
+
 def same_graph(argument, visible):
     """A tensor of the graph that it is used in."""
     if not visible:
@@ -96,8 +102,7 @@ def checked_keep_prob(argument, value, dtype):
     if lowest:
         high_enough = tf.cast(value, tf.float64) >= lowest
         valid = tf.logical_and(valid, high_enough)
-    with tf.control_dependencies([tf.Assert(valid, [message, value])]):
-        return tf.identity(value)
+    return _asserted(value, valid, message, value)
 
 
 def boolean(argument, value):
@@ -235,8 +240,7 @@ def broadcasts_when_run(mask_shape, inputs):
     # Broadcasting only adds to sizes, or sizes: no more in all, no other.
     fits = tf.equal(tf.reduce_sum(product), tf.reduce_sum(actual))
     message = f"{_BROADCASTS}{mask_shape} for inputs of shape "
-    with tf.control_dependencies([tf.Assert(fits, [message, actual])]):
-        return tf.identity(inputs)
+    return _asserted(inputs, fits, message, actual)
 
 
 def same_dtype(owner, dtype, inputs):
@@ -447,9 +451,7 @@ def as_many(argument, value, size):
     """A vector of a size that is known when it is read."""
     actual = tf.size(value)
     message = f"`{argument}` must have an entry for each row, got entries, rows"
-    fits = tf.Assert(tf.equal(actual, size), [message, actual, size])
-    with tf.control_dependencies([fits]):
-        return tf.identity(value)
+    return _asserted(value, tf.equal(actual, size), message, actual, size)
 
 
 def no_second_order():
@@ -761,8 +763,7 @@ def non_negative(argument, value):
         return value
     value = tf.convert_to_tensor(_scalar_tensor(argument, value, "floating"))
     message = f"`{argument}` must be at least 0, got "
-    with tf.control_dependencies([tf.Assert(value >= 0, [message, value])]):
-        return tf.identity(value)
+    return _asserted(value, value >= 0, message, value)
 
 
 def one_tensor(argument, value):
@@ -856,9 +857,7 @@ def validation_loss_tensor(value):
     """The same for a scalar tensor, at run time."""
     _scalar_tensor("validation_loss", value, "floating")
     message = "`validation_loss` must be a number, got "
-    valid = tf.Assert(tf.logical_not(tf.is_nan(value)), [message, value])
-    with tf.control_dependencies([valid]):
-        return tf.identity(value)
+    return _asserted(value, tf.logical_not(tf.is_nan(value)), message, value)
 
 
 def data_in_evaluate(error):

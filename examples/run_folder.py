@@ -94,12 +94,12 @@ def prepare(flags, corpus):
     if flags.resume:
         check_same(flags.out, settings, earlier)
         return
-    if earlier is None and os.path.exists(flags.out):
-        if not is_empty_folder(flags.out):
-            raise RunError(
-                f"`--out` must be a folder of its own, got {flags.out}, which "
-                "holds something else."
-            )
+    taken = os.path.exists(flags.out) and not is_empty_folder(flags.out)
+    if taken and earlier is None:
+        raise RunError(
+            f"`--out` must be a folder of its own, got {flags.out}, which "
+            "holds something else."
+        )
     try:
         if earlier is not None:
             print("The earlier run is kept in", move_aside(flags.out))

@@ -221,10 +221,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(
     example, start_run
 ):
     trainer = start_run("plain")
-    with trainer.session.graph.as_default():
-        (embedding,) = (
-            v for v in tf.trainable_variables() if "embedding" in v.name
-        )
+    (embedding,) = (v for v in variables_of(trainer) if "embedding" in v.name)
     _, inputs, targets = next(windows_of(trainer))
     value = trainer.session.run(embedding)
     value[inputs[0, 0]] = np.inf
@@ -262,9 +259,7 @@ def test_training_drops(start_run):
 
 def test_loss_of_knowing_nothing_is_that_of_the_vocabulary(start_run):
     trainer = start_run("plain")
-    with trainer.session.graph.as_default():
-        weights = tf.trainable_variables()
-    for variable in weights:
+    for variable in variables_of(trainer):
         variable.load(np.zeros(variable.shape.as_list()), trainer.session)
     np.testing.assert_allclose(
         trainer.evaluate(trainer.corpus.valid),
@@ -281,14 +276,11 @@ def test_loss_is_that_of_numpy(start_run, tying):
         "plain", "--learning-rate=0.05", "--layers=2", "--units=6", *more
     )
     trainer.train("training")
-    with trainer.session.graph.as_default():
-        values = {
-            variable.op.name[len("model/") :]: value
-            for variable, value in zip(
-                tf.trainable_variables(),
-                trainer.session.run(tf.trainable_variables()),
-            )
-        }
+    variables = variables_of(trainer)
+    values = {
+        variable.op.name[len("model/") :]: value
+        for variable, value in zip(variables, trainer.session.run(variables))
+    }
     softmax = values["embedding" if tying else "softmax"]
     assert softmax.shape[1] == (8 if tying else 6)
     ids = trainer.corpus.valid
