@@ -7,7 +7,7 @@ from awd_lstm_tf import _versions
 
 __version__ = "0.1.0"
 
-_versions.check()
+_versions.warn_if_untested()
 
 from awd_lstm_tf import quantization, tflite  # noqa: E402
 from awd_lstm_tf.embedding import embedding_dropout  # noqa: E402

@@ -9,8 +9,9 @@ import numbers
 import re
 
 import numpy as np
-import tensorflow as tf
-from tensorflow.python.framework import tensor_util
+
+from awd_lstm_tf import _versions
+from awd_lstm_tf._versions import tf
 
 _KEEP_RULE = "`{}` must be in (0, 1], got "
 _KEEP_RULE_FLOAT16 = "`{}` must be in [1/65504, 1] with float16, got "
@@ -18,7 +19,7 @@ _KEEP_RULE_FLOAT16 = "`{}` must be in [1/65504, 1] with float16, got "
 
 def is_tensor(value):
     """Whether `value` is a graph-time unknown: a tensor or a variable."""
-    return tensor_util.is_tensor(value)
+    return _versions.is_tensor(value)
 
 
 def _is_number(value):
@@ -811,11 +812,11 @@ def embedding_shapes(value, shapes):
 
 def known_rows(argument, shape):
     """The number of rows of an embedding matrix, or of a part of it."""
-    if shape.ndims is None or shape.ndims < 1 or shape[0].value is None:
+    if not shape.ndims or shape.as_list()[0] is None:
         raise ValueError(
             f"`{argument}` must have a known number of rows, got shape {shape}."
         )
-    return shape[0].value
+    return shape.as_list()[0]
 
 
 def learning_rate(value):

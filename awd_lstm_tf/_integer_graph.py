@@ -6,9 +6,8 @@ is checked to have an integer form, because the converter, toco, says with an
 abort at most that something has none, and converts some ops to wrong ones.
 """
 
-import tensorflow as tf
-
 from awd_lstm_tf import _checks, _versions
+from awd_lstm_tf._versions import tf
 
 _FAKE_QUANT = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars"}
 _GATHER = {"Gather", "GatherV2", "ResourceGather"}
@@ -208,7 +207,7 @@ class IntegerGraph(object):
             flags.rnn_states.add(
                 state_array=state.op.name,
                 back_edge_source_array=new_state.op.name,
-                size=state.shape[-1].value,
+                size=state.shape.as_list()[-1],
             )
             # Else it gets as many dimensions as the first input, which may be
             # ids, has.

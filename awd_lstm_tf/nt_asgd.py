@@ -5,14 +5,15 @@ import contextlib
 import warnings
 
 import numpy as np
-import tensorflow as tf
 
 # These from where they are: TensorFlow 1.14 and later note the use of their
 # names in `tf.train`, at import.
+from tensorflow.python.ops import variables
 from tensorflow.python.training import gradient_descent, session_run_hook
 from tensorflow.python.training.saver import BaseSaverBuilder
 
 from awd_lstm_tf import _checks, _versions
+from awd_lstm_tf._versions import tf
 
 # The two published triggers, by where they were published.
 TRIGGERS = ("iclr", "arxiv")
@@ -140,7 +141,7 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
             for var in var_list:
                 _checks.averageable(var.op.name, var.dtype)
                 self._get_or_make_slot(
-                    var, var.initialized_value(), _AVERAGE, self._name
+                    var, _versions.initialized_value(var), _AVERAGE, self._name
                 )
             self._states[graph] = self._make_state(var_list)
             self._trained[graph] = list(var_list)
@@ -628,7 +629,7 @@ def _index(condition):
 
 
 def _name_in_checkpoint(saved):
-    if not isinstance(saved, tf.Variable):  # a SaveableObject
+    if not isinstance(saved, variables.Variable):  # a SaveableObject
         return saved.name
     slices = saved._save_slice_info
     return slices.full_name if slices else saved.op.name

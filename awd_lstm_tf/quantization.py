@@ -22,9 +22,8 @@ References:
 
 import collections
 
-import tensorflow as tf
-
 from awd_lstm_tf import _checks
+from awd_lstm_tf._versions import tf
 
 # What the variables that hold a kernel's range are called, after the kernel.
 _LOW, _HIGH = "_quant/min", "_quant/max"

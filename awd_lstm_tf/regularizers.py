@@ -1,8 +1,7 @@
 """Penalties on what an RNN puts out: AR and TAR."""
 
-import tensorflow as tf
-
 from awd_lstm_tf import _checks
+from awd_lstm_tf._versions import tf
 
 
 def activation_regularization(
@@ -107,7 +106,7 @@ def _lengths(sequence_length, outputs, time_major):
     lengths = _checks.tensor("sequence_length", sequence_length)
     _checks.integer_tensor_argument("sequence_length", lengths)
     axis = 1 if time_major else 0
-    batch_size = outputs.shape[axis].value
+    batch_size = outputs.shape.as_list()[axis]
     _checks.of_shape("sequence_length", lengths, batch_size=batch_size)
     if batch_size is not None and lengths.shape.is_fully_defined():
         return lengths
