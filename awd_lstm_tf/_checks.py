@@ -9,6 +9,7 @@ import numbers
 import re
 
 import numpy as np
+from tensorflow.python.ops import gen_logging_ops
 
 from awd_lstm_tf import _versions
 from awd_lstm_tf._versions import tf
@@ -37,9 +38,13 @@ def tensor(argument, value, dtype=None):
         ) from error
 
 
-def _asserted(value, valid, *said):
-    """`value`, behind an op that fails the run that finds it not valid."""
-    with tf.control_dependencies([tf.Assert(valid, said)]):
+def asserted(value, valid, *said):
+    """`value`, behind an op that fails the run that finds it not valid.
+
+    Not behind `tf.Assert`, which puts a cond around the op.
+    """
+    said = [tf.convert_to_tensor(each) for each in said]
+    with tf.control_dependencies([gen_logging_ops._assert(valid, said)]):
         return tf.identity(value)
 
 
@@ -103,7 +108,7 @@ def checked_keep_prob(argument, value, dtype):
     if lowest:
         high_enough = tf.cast(value, tf.float64) >= lowest
         valid = tf.logical_and(valid, high_enough)
-    return _asserted(value, valid, message, value)
+    return asserted(value, valid, message, value)
 
 
 def boolean(argument, value):
@@ -158,16 +163,6 @@ def finite(argument, value):
     return float(value)
 
 
-def auto_update(value, use_vd):
-    """`auto_update` is a way of drawing the variational mask."""
-    if boolean("auto_update", value) and not use_vd:
-        raise ValueError(
-            "`auto_update` must go with `use_vd=True`, got `use_vd=False`: "
-            "set both, or leave `auto_update` out."
-        )
-    return value
-
-
 def floating(argument, value):
     """A floating dtype."""
     try:
@@ -197,53 +192,6 @@ def collection_names(argument, value):
     return list(names)
 
 
-def known_shape(argument, value):
-    """A fully known shape, as a list of ints."""
-    try:
-        shape = tf.TensorShape(value)
-    except (TypeError, ValueError):
-        shape = tf.TensorShape(None)
-    if not shape.is_fully_defined():
-        raise ValueError(
-            f"`{argument}` must be a list of known sizes, got {value!r}: use 1 "
-            "for a dimension along which the mask is shared."
-        )
-    return shape.as_list()
-
-
-_BROADCASTS = "`input_shape` must broadcast against the inputs, got "
-
-
-def broadcasts(mask_shape, inputs):
-    """`inputs`, if the mask may fit it without making it any larger."""
-    shape = inputs.shape
-    if shape.ndims is not None:
-        padded = [1] * (shape.ndims - len(mask_shape)) + mask_shape
-        fits = len(padded) == shape.ndims and all(
-            size in (1, have) or have is None
-            for size, have in zip(padded, shape.as_list())
-        )
-        if not fits:
-            raise ValueError(
-                f"{_BROADCASTS}{mask_shape} for inputs of shape {shape}."
-            )
-    return inputs
-
-
-def broadcasts_when_run(mask_shape, inputs):
-    """The same for the sizes that were not known then."""
-    if inputs.shape.ndims is not None:
-        sizes = zip(reversed(mask_shape), reversed(inputs.shape.as_list()))
-        if all(size in (1, have) for size, have in sizes):
-            return inputs
-    actual = tf.shape(inputs)
-    product = tf.broadcast_dynamic_shape(actual, mask_shape)
-    # Broadcasting only adds to sizes, or sizes: no more in all, no other.
-    fits = tf.equal(tf.reduce_sum(product), tf.reduce_sum(actual))
-    message = f"{_BROADCASTS}{mask_shape} for inputs of shape "
-    return _asserted(inputs, fits, message, actual)
-
-
 def same_dtype(owner, dtype, inputs):
     """`inputs`, if of the mask's dtype."""
     if inputs.dtype.base_dtype != dtype:
@@ -253,15 +201,6 @@ def same_dtype(owner, dtype, inputs):
             f"`dtype=tf.{inputs.dtype.base_dtype.name}`."
         )
     return inputs
-
-
-def input_depth(input_size, depth):
-    """`input_size`, if given, is the real depth of the inputs."""
-    if input_size is not None and input_size != depth:
-        raise ValueError(
-            "`input_size` must be the depth of the inputs, got "
-            f"`input_size={input_size}` and inputs of depth {depth}."
-        )
 
 
 def mask_dtype(have, need):
@@ -355,16 +294,6 @@ def read_whole(name, whole):
         )
 
 
-def cell_clip(value):
-    """None, or a positive number: TensorFlow's cells disagree on others."""
-    if value is not None and finite("cell_clip", value) <= 0:
-        raise ValueError(
-            f"`cell_clip` must be above 0, got {value}: leave it out for no "
-            "clipping."
-        )
-    return value
-
-
 def mask_per_sequence(keep_rate, use_vd):
     """A layer over whole sequences has one mask for all of their steps."""
     rate = keep_prob("weight_drop_kr", keep_rate)
@@ -452,16 +381,7 @@ def as_many(argument, value, size):
     """A vector of a size that is known when it is read."""
     actual = tf.size(value)
     message = f"`{argument}` must have an entry for each row, got entries, rows"
-    return _asserted(value, tf.equal(actual, size), message, actual, size)
-
-
-def no_second_order():
-    """The fused layer's gradient has no gradient."""
-    raise NotImplementedError(
-        "Gradients of gradients must not go through "
-        "WeightDropLSTMBlockFusedCell, which has none of second order: use "
-        "WeightDropLSTMCell in tf.nn.static_rnn."
-    )
+    return asserted(value, tf.equal(actual, size), message, actual, size)
 
 
 def session(value):
@@ -764,7 +684,7 @@ def non_negative(argument, value):
         return value
     value = tf.convert_to_tensor(_scalar_tensor(argument, value, "floating"))
     message = f"`{argument}` must be at least 0, got "
-    return _asserted(value, value >= 0, message, value)
+    return asserted(value, value >= 0, message, value)
 
 
 def one_tensor(argument, value):
@@ -858,7 +778,7 @@ def validation_loss_tensor(value):
     """The same for a scalar tensor, at run time."""
     _scalar_tensor("validation_loss", value, "floating")
     message = "`validation_loss` must be a number, got "
-    return _asserted(value, tf.logical_not(tf.is_nan(value)), message, value)
+    return asserted(value, tf.logical_not(tf.is_nan(value)), message, value)
 
 
 def data_in_evaluate(error):

@@ -162,6 +162,23 @@ def outer_graph(graph):
     return getattr(graph, "outer_graph", None)
 
 
+def keras_backend():
+    """The module that has Keras's learning phase; None for Keras 3."""
+    try:
+        phase = tf.keras.backend.learning_phase
+    except (AttributeError, ImportError):
+        return None
+    return sys.modules[phase.__module__]
+
+
+def stateless_random_uniform(shape, key, dtype):
+    """Numbers in [0, 1) that depend on the two ints of `key` alone."""
+    place = "python.ops" if VERSION >= (1, 13) else "contrib.stateless"
+    module = f"tensorflow.{place}.gen_stateless_random_ops"
+    ops = importlib.import_module(module)
+    return ops.stateless_random_uniform(shape, key, dtype)
+
+
 def has_mkl():
     """Whether matrix products are oneDNN's, once called MKL.
 

@@ -1,10 +1,10 @@
 """Dropout on whole rows of an embedding matrix."""
 
 import numpy as np
-import tensorflow as tf
 from tensorflow.python.ops import variables
 
 from awd_lstm_tf import _checks, masks
+from awd_lstm_tf._versions import tf
 
 
 def embedding_dropout(

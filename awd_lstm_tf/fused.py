@@ -13,15 +13,21 @@ nothing need be copied between two loops.
 """
 
 import collections
+import sys
+import types
 
 import numpy as np
-import tensorflow as tf
-
-# Not `tf.layers.Layer`: TensorFlow 1.14 and later note its use, at import.
-from tensorflow.python.layers import base
+from tensorflow.python.framework import ops, tensor_util
 from tensorflow.python.ops import gen_math_ops, gen_nn_ops
 
-from awd_lstm_tf import _checks, _versions, weight_drop_lstm
+from awd_lstm_tf import (
+    _checks,
+    _dropped_kernel,
+    _placing,
+    _versions,
+    training,
+)
+from awd_lstm_tf._versions import rnn_cell, tf
 
 # A loop over time of known length is unrolled up to this length: a step then
 # costs no loop ops, which is a quarter of it at 200 units. Longer ones would
@@ -46,7 +52,7 @@ class _Steps(object):
             for axis, static in enumerate(inputs.shape.as_list()[:2])
         ]
         self.time = self._sizes[0]
-        self.known = not _checks.is_tensor(self.time)
+        self.known = not _checks.istf.convert_to_tensor(self.time)
 
     def by_time(self, rows):
         """Rows as `[time, batch, depth]`; what is left of a shape stays."""
@@ -92,7 +98,7 @@ def _looped(step, carry, sequences, steps, depths, reverse):
     shapes = [part.shape for part in carry]
     reads = [
         tf.TensorArray(rows.dtype, time).unstack(steps.by_time(rows))
-        for rows in sequences
+        for rows in map(_rows, sequences)
     ]
     writes = [
         tf.TensorArray(carry[0].dtype, time, element_shape=[None, depth])
@@ -112,7 +118,8 @@ def _looped(step, carry, sequences, steps, depths, reverse):
         body,
         (0, carry, writes),
         parallel_iterations=1,
-        back_prop=False,
+        # A GradientTape in a function goes the way of the ops themselves.
+        back_prop=_placing.in_function(),
     )
     # Not `stack`, which at zero steps needs to know the batch size.
     return carry, [array.concat() for array in writes]
@@ -135,14 +142,9 @@ def _delayed(first, series):
     return tf.concat([first, series], 0)[: tf.shape(series)[0]]
 
 
-def _flat(by_time):
-    return tf.reshape(by_time, [-1, by_time.shape[2].value])
-
-
 # ---------------------------------------------------------------------------
 # The recurrence
 
-_Weights = collections.namedtuple("_Weights", "kernel bias peepholes")
 _Peepholes = collections.namedtuple("_Peepholes", "i f o")
 
 # What the backward pass needs to know of the forward pass, as series.
@@ -154,27 +156,41 @@ class _Sequence(object):
 
     Args:
       inputs: `[time, batch, input_size]`.
-      weights: `_Weights`; `peepholes` are None or `_Peepholes`.
-      state: c and h before the first step, `[batch, units]` each.
-      forget_bias: float.
-      cell_clip: float or None.
+      kernel: `[input_size + units, 4 * units]`.
+      bias: `[4 * units]`.
+      c: before the first step, `[batch, units]`.
+      h: the same.
+      peepholes: `_Peepholes` of `[units]`, or None.
       alive: bool `[time * batch]`, whether a row lies inside of its sequence;
         None: all do.
+      forget_bias: float.
+      cell_clip: float or None.
     """
 
-    def __init__(self, inputs, weights, state, forget_bias, cell_clip, alive):
+    def __init__(
+        self,
+        inputs,
+        kernel,
+        bias,
+        c,
+        h,
+        peepholes,
+        alive,
+        forget_bias,
+        cell_clip,
+    ):
         self._steps = _Steps(inputs)
-        self._state, self._units = state, state[0].shape[1].value
-        depth = inputs.shape[2].value
-        entries = state[0].shape.num_elements()
+        self._state, self._units = (c, h), bias.shape.as_list()[0] // 4
+        depth = kernel.shape.as_list()[0] - self._units
+        entries = c.shape.num_elements()
         self._large = entries is not None and entries >= _LARGE_STATE
         self._alive = alive
         # Whatever padding holds, NaN even, does not come into products.
-        self._inputs = self._if_alive(_flat(inputs))
+        self._inputs = self._if_alive(tf.reshape(inputs, [-1, depth]))
         self._input_kernel, self._recurrent_kernel = _parted(
-            weights.kernel, depth, self._units
+            kernel, depth, self._units
         )
-        self._bias, self._peepholes = weights.bias, weights.peepholes
+        self._bias, self._peepholes = bias, peepholes
         self._forget_bias, self._cell_clip = forget_bias, cell_clip
 
     # Forward
@@ -183,12 +199,11 @@ class _Sequence(object):
         """Runs the sequence.
 
         Args:
-          save: whether a loop keeps what `backward` needs. (An unrolled one
-            does not need to be told.)
+          save: whether to keep what `backward` needs.
 
         Returns:
-          Outputs, `[time, batch, units]`, zero past the end of a sequence; the
-          last c and h; and `_Saved`, or None.
+          Outputs, `[time, batch, units]`, zero past the end of a sequence, the
+          last c and h; and `_Saved`, or nothing.
         """
         sequences = [self._projected_inputs()]
         if self._alive is not None:
@@ -202,8 +217,7 @@ class _Sequence(object):
             depths,
         )
         outputs = self._steps.by_time(self._if_alive(_rows(series[0])))
-        saved = _Saved(*series) if len(series) > 1 else None
-        return outputs, c, h, saved
+        return (outputs, c, h), _Saved(*series) if save else ()
 
     def _projected_inputs(self):
         offsets = np.repeat([0.0, 0.0, self._forget_bias, 0.0], self._units)
@@ -257,7 +271,7 @@ class _Sequence(object):
         """
         c_prev = _delayed(self._state[0], saved.c)
         h_prev = _delayed(self._state[1], saved.h)
-        d_outputs = self._if_alive(_flat(d_outputs))
+        d_outputs = self._if_alive(tf.reshape(d_outputs, [-1, self._units]))
         sequences = [d_outputs, c_prev] + list(saved[1:])
         if self._alive is not None:
             sequences.append(self._alive)
@@ -360,45 +374,109 @@ def _by_transposed(rows, matrix):
     return _transposed(tf.matmul(matrix, _transposed(rows)))
 
 
-@tf.custom_gradient
-def _differentiated_once(*gradients):
-    def refuse(*_):
-        _checks.no_second_order()
+# ---------------------------------------------------------------------------
+# The gradient
+#
+# It is that of an op which passes on all that the gradient needs: the results,
+# what they were made of, and what the forward pass saved. The op is told by a
+# name that graphs on disk bear, so the name stays as it is, and a graph that is
+# imported has its gradient once `awd_lstm_tf` is.
 
-    return [tf.identity(gradient) for gradient in gradients], refuse
+GRADIENT = "AwdLstmTfSequence"
+_SECOND_ORDER = "AwdLstmTfSecondOrder"
+
+_NO_CLIP = float("inf")
+
+# What the first input of the op says: floats, and how many tensors follow.
+_Header = collections.namedtuple(
+    "_Header", "forget_bias cell_clip peepholes alive blocks"
+)
 
 
-def _run(inputs, weights, state, save, **settings):
-    """Outputs, c and h of a sequence, with the gradient of `_Sequence`."""
-    peepholes = list(weights.peepholes or [])
+def _marked(gradient, tensors):
+    """`tensors`, through an op with the gradient that is called so."""
+    graph = tf.get_default_graph()
+    with graph.gradient_override_map({"IdentityN": gradient}):
+        return tf.identity_n(tensors)
 
-    def sequence_of(inputs, kernel, bias, c, h, *peepholes):
-        weights = _Weights(kernel, bias, peepholes and _Peepholes(*peepholes))
-        return _Sequence(inputs, weights, (c, h), **settings)
 
-    @tf.custom_gradient
-    def run(*tensors):
-        outputs, last_c, last_h, saved = sequence_of(*tensors).forward(save)
+def _run(tensors, peepholes, alive, save, forget_bias, cell_clip):
+    """Outputs, c and h of a sequence, with the gradient of `_Sequence`.
 
-        def gradient(d_outputs, d_c, d_h):
-            # In the gradient of a user's loop this is where tensors come over
-            # from the forward pass: into a loop of ours they cannot
-            # (test_fused.py::test_in_a_users_loop).
-            sequence = sequence_of(*[tf.identity(x) for x in tensors])
-            known = saved or sequence.forward(True)[-1]
-            gradients = sequence.backward(known, d_outputs, [d_c, d_h])
-            return _differentiated_once(*gradients)
+    Args:
+      tensors: list of inputs, kernel, bias, c and h.
+      peepholes: list of three tensors, or none.
+      alive: bool tensor or None.
+      save: whether to keep what the gradient needs. Otherwise it runs the
+        sequence once more.
+      forget_bias: float.
+      cell_clip: float or None.
+    """
+    results, saved = _sequence(
+        tensors, peepholes, alive, forget_bias, cell_clip
+    ).forward(save)
+    series = [each if isinstance(each, list) else [each] for each in saved]
+    header = _Header(
+        forget_bias,
+        _NO_CLIP if cell_clip is None else cell_clip,
+        len(peepholes),
+        int(alive is not None),
+        len(series[0]) if series else 0,
+    )
+    header = tf.constant(header, tf.float64, name="settings")
+    known = list(tensors) + list(peepholes)
+    known += [alive] if alive is not None else []
+    known += [block for blocks in series for block in blocks]
+    return _marked(GRADIENT, list(results) + [header] + known)[: len(results)]
 
-        return (outputs, last_c, last_h), gradient
 
-    return run(inputs, weights.kernel, weights.bias, *state, *peepholes)
+def _sequence(tensors, peepholes, alive, forget_bias, cell_clip):
+    peepholes = _Peepholes(*peepholes) if peepholes else None
+    return _Sequence(*tensors, peepholes, alive, forget_bias, cell_clip)
+
+
+@ops.RegisterGradient(GRADIENT)
+def _gradient(op, d_outputs, d_c, d_h, *_):
+    results, header = 3, _Header(*tensor_util.constant_value(op.inputs[3]))
+    known = iter(op.inputs[results + 1 :])
+
+    def take(count):
+        # In the gradient of a user's loop this is where tensors come over from
+        # the forward pass: into a loop of ours they cannot
+        # (test_fused.py::test_in_a_users_loop).
+        return [tf.identity(next(known)) for _ in range(int(count))]
+
+    tensors, peepholes = take(5), take(header.peepholes)
+    (alive,) = take(header.alive) or [None]
+    clip = None if header.cell_clip == _NO_CLIP else header.cell_clip
+    sequence = _sequence(tensors, peepholes, alive, header.forget_bias, clip)
+    saved = [take(header.blocks) for _ in _Saved._fields]
+    if not header.blocks:
+        _, saved = sequence.forward(True)
+    elif header.blocks == 1:
+        saved = [rows for (rows,) in saved]
+    gradients = sequence.backward(_Saved(*saved), d_outputs, [d_c, d_h])
+    gradients = _marked(_SECOND_ORDER, gradients)
+    passed = len(op.inputs) - results - 1 - len(gradients)
+    return [None] * (results + 1) + gradients + [None] * passed
+
+
+@ops.RegisterGradient(_SECOND_ORDER)
+def _refuse_second_order(*_):
+    raise NotImplementedError(
+        "Gradients of gradients must not go through "
+        "WeightDropLSTMBlockFusedCell, which has none of second order: use "
+        "WeightDropLSTMCell in tf.nn.static_rnn."
+    )
 
 
 # ---------------------------------------------------------------------------
 # The layer
 
 
-class WeightDropLSTMBlockFusedCell(weight_drop_lstm.WeightDrop, base.Layer):
+class WeightDropLSTMBlockFusedCell(
+    _dropped_kernel.DroppedKernel, _versions.Layer
+):
     """`WeightDropLSTMCell` over a whole sequence: same results, less time.
 
     Outputs, final state and gradients are those of `WeightDropLSTMCell` under
@@ -464,8 +542,9 @@ class WeightDropLSTMBlockFusedCell(weight_drop_lstm.WeightDrop, base.Layer):
         Args:
           num_units: int, number of units.
           forget_bias: float, added to the forget gate before its sigmoid.
-          cell_clip: float above 0 that c is clipped to, both ways; or None.
-          use_peephole: bool, whether the gates see c.
+          cell_clip: float that c is clipped to, both ways. None, 0 or less: no
+            clipping, as in LSTMBlockFusedCell.
+          use_peephole: bool, whether the gates see c. None: False.
           reuse: bool, whether to use the variables of a layer of this name.
           dtype: of the variables; None: that of the first inputs.
           name: of the layer and its variable scope.
@@ -496,10 +575,13 @@ class WeightDropLSTMBlockFusedCell(weight_drop_lstm.WeightDrop, base.Layer):
         )
         self._num_units = _checks.num_units(num_units)
         self._forget_bias = _checks.finite("forget_bias", forget_bias)
-        self._cell_clip = _checks.cell_clip(cell_clip)
-        self._use_peephole = _checks.boolean("use_peephole", use_peephole)
+        clips = cell_clip is not None
+        clips = clips and _checks.finite("cell_clip", cell_clip) > 0
+        self._cell_clip = cell_clip if clips else None
+        self._use_peephole = use_peephole is not None and _checks.boolean(
+            "use_peephole", use_peephole
+        )
         _checks.mask_per_sequence(weight_drop_kr, use_vd)
-        self._is_train = _checks.is_train(is_train)
         self._init_weight_drop(
             weight_drop_kr,
             use_vd,
@@ -510,9 +592,15 @@ class WeightDropLSTMBlockFusedCell(weight_drop_lstm.WeightDrop, base.Layer):
             updates_collections,
             seed,
         )
-        self.input_spec = tf.layers.InputSpec(ndim=3)
+        self.input_spec = _versions.InputSpec(ndim=3)
         if self._input_size is not None:
             self._build_layer_mask(self._input_size, dtype or tf.float32)
+
+    @property
+    def __class__(self):
+        # What a program that has the stock layers imported may ask for by
+        # `isinstance`; `tf.contrib` is not imported for that.
+        return _stock_kind(type(self))
 
     @property
     def num_units(self):
@@ -529,7 +617,7 @@ class WeightDropLSTMBlockFusedCell(weight_drop_lstm.WeightDrop, base.Layer):
         Args:
           inputs_shape: `[time, batch_size, input_size]`.
         """
-        depth = _checks.known_depth(tf.TensorShape(inputs_shape)[-1].value)
+        depth = _checks.known_depth(tf.TensorShape(inputs_shape).as_list()[-1])
         units = self._num_units
         self._kernel = self.add_variable("kernel", [depth + units, 4 * units])
         self._bias = self.add_variable(
@@ -544,7 +632,7 @@ class WeightDropLSTMBlockFusedCell(weight_drop_lstm.WeightDrop, base.Layer):
 
     def __call__(self, inputs, *args, **kwargs):
         """Runs the layer on a sequence, see `call`."""
-        sequence = _checks.float_tensor(
+        sequence = _checks.floattf.convert_to_tensor(
             "inputs", _checks.tensor("inputs", inputs)
         )
         outputs, state = super(WeightDropLSTMBlockFusedCell, self).__call__(
@@ -581,22 +669,24 @@ class WeightDropLSTMBlockFusedCell(weight_drop_lstm.WeightDrop, base.Layer):
             self._kernel.dtype.base_dtype,
             inputs,
         )
+        weights = [self._kernel_in_use(), self._bias] + self._peepholes()
+        kernel, bias, *peepholes = map(tf.convert_to_tensor, weights)
+        state = self._initial_state(initial_state, inputs)
         outputs, c, h = _run(
-            inputs,
-            self._weights_in_use(),
-            self._initial_state(initial_state, inputs),
+            [inputs, kernel, bias, *state],
+            peepholes,
+            _alive(sequence_length, inputs),
             save=self._is_train is not False,
             forget_bias=self._forget_bias,
             cell_clip=self._cell_clip,
-            alive=_alive(sequence_length, inputs),
         )
-        return outputs, tf.nn.rnn_cell.LSTMStateTuple(c, h)
+        return outputs, rnn_cell.LSTMStateTuple(c, h)
 
     def _initial_state(self, given, inputs):
         if given is not None:
             parts = _checks.initial_state(given)
             return [self._state_part(part, inputs) for part in parts]
-        batch = inputs.shape[1].value
+        batch = inputs.shape.as_list()[1]
         if batch is None:
             batch = tf.shape(inputs)[1]
         zeros = tf.zeros([batch, self._num_units], inputs.dtype)
@@ -606,18 +696,23 @@ class WeightDropLSTMBlockFusedCell(weight_drop_lstm.WeightDrop, base.Layer):
         return _checks.of_shape(
             "initial_state",
             _checks.tensor("initial_state", given, inputs.dtype),
-            batch_size=inputs.shape[1].value,
+            batch_size=inputs.shape.as_list()[1],
             num_units=self._num_units,
         )
 
-    def _weights_in_use(self):
-        peepholes = None
-        if self._use_peephole:
-            peepholes = [self._w_i_diag, self._w_f_diag, self._w_o_diag]
-        return _Weights(self._kernel_in_use(), self._bias, peepholes)
+    def _peepholes(self):
+        if not self._use_peephole:
+            return []
+        return [self._w_i_diag, self._w_f_diag, self._w_o_diag]
 
     def get_config(self):
-        """Returns the arguments to make this layer again; no tensors in it."""
+        """Returns the arguments to make this layer again.
+
+        `training_phase()` is kept by its name.
+
+        Raises:
+          ValueError: for an argument that is any other tensor.
+        """
         config = super(WeightDropLSTMBlockFusedCell, self).get_config()
         config.update(
             self._weight_drop_config,
@@ -626,11 +721,30 @@ class WeightDropLSTMBlockFusedCell(weight_drop_lstm.WeightDrop, base.Layer):
             cell_clip=self._cell_clip,
             use_peephole=self._use_peephole,
         )
-        return {
-            key: value
-            for key, value in config.items()
-            if not _checks.is_tensor(value)
-        }
+        return training.kept_config(config)
+
+
+_STOCK_KINDS = {
+    "lstm_ops": "LSTMBlockWrapper",
+    "fused_rnn_cell": "FusedRNNCell",
+}
+_stock_kinds = {}
+
+
+def _stock_kind(kind):
+    """`kind` with the stock layers' base classes, if they are imported."""
+    bases = []
+    for module, name in _STOCK_KINDS.items():
+        module = f"tensorflow.contrib.rnn.python.ops.{module}"
+        bases.append(getattr(sys.modules.get(module), name, None))
+    bases = tuple(filter(None, bases))
+    if not bases or issubclass(kind, bases):
+        return kind
+    if (kind, bases) not in _stock_kinds:
+        made = types.new_class(kind.__name__, (kind,) + bases)
+        made.__module__, made.__abstractmethods__ = kind.__module__, frozenset()
+        _stock_kinds[kind, bases] = made
+    return _stock_kinds[kind, bases]
 
 
 def _alive(sequence_length, inputs):
@@ -640,7 +754,7 @@ def _alive(sequence_length, inputs):
     lengths = _checks.of_shape(
         "sequence_length",
         _checks.tensor("sequence_length", sequence_length),
-        batch_size=inputs.shape[1].value,
+        batch_size=inputs.shape.as_list()[1],
     )
     lengths = tf.cast(lengths, tf.int32)
     steps = tf.range(tf.shape(inputs)[0])

@@ -1,291 +1,65 @@
-"""Dropout masks that hold over many steps, and where their ops are put.
+"""Dropout masks that hold over many steps.
 
 A `Mask` owns everything about one mask: how it is drawn, the variable that
 holds it, the op that redraws it and the tensor that a sequence reads it into.
-`once_per_sequence` puts a computation outside of the loop it is asked for in.
 """
 
-import collections
-import contextlib
 import copy
+import weakref
 
-import numpy as np
-import tensorflow as tf
 from tensorflow.python.framework import ops
-from tensorflow.python.ops import resource_variable_ops
 
-from awd_lstm_tf import _checks, _versions
+from awd_lstm_tf import (
+    _checks,
+    _drawing,
+    _holding,
+    _placing,
+    _versions,
+    diagnostics,
+)
+from awd_lstm_tf._versions import tf
 
 # The three ways of drawing a mask.
 PER_STEP = "per_step"  # anew wherever and whenever the value is asked for
 PER_RUN = "per_run"  # once in every session.run and sequence
 VARIABLE = "variable"  # when the update op is run
 
-# Masks are scratch state: in no checkpoint, with no need of an initializer.
-MASKS = "awd_lstm_tf_masks"
-
-_LANES = 4  # entries served by one 64-bit draw
+MASKS = _holding.MASKS  # the collection of all mask variables
 
 
-# ---------------------------------------------------------------------------
-# Where ops are put
-
-
-class Place(collections.namedtuple("Place", "graph context control_inputs")):
-    """A spot in the graph: what ops created there belong to and wait for."""
-
-    def sees(self, value):
-        """Whether `value` can be used here without being in a deeper loop."""
-        if not isinstance(value, tf.Tensor):
-            return True  # Python values, and variables, which live at the root
-        return self.sees_op(value.op)
-
-    def sees_op(self, op):
-        if op.graph is not self.graph:
-            return self._holds_graph(op.graph)
-        inner, context = op._get_control_flow_context(), self.context
-        while context is not None and context is not inner:
-            context = context.outer_context
-        return inner is None or context is inner
-
-    def _holds_graph(self, graph):
-        mine = self.graph
-        while mine is not None and mine is not graph:
-            mine = _versions.outer_graph(mine)
-        return mine is graph
-
-
-def _target():
-    """The graph and control-flow context around the innermost loop.
-
-    Conds on the way to that loop are left, too, so that the steps of
-    `static_rnn` with `sequence_length` (each in a cond) and both branches of a
-    user's cond find one and the same place.
-    """
-    graph = tf.get_default_graph()
-    context = graph._get_control_flow_context()
-    while True:
-        if context is None:
-            left_loop = _versions.is_loop_graph(graph)
-            if not left_loop and not _versions.is_branch_graph(graph):
-                return graph, None
-            graph = _versions.outer_graph(graph)
-            context = graph._get_control_flow_context()
-        elif context.IsWhileContext() or context.IsCondContext():
-            left_loop = context.IsWhileContext()
-            context = context.outer_context
-        else:  # an XLA or TPU context is not ours to leave
-            return graph, context
-        if left_loop:
-            return graph, context
-
-
-@contextlib.contextmanager
-def outside_innermost_loop():
-    """Creates ops outside the innermost loop, and yields their `Place`.
-
-    Unlike `tf.init_scope` and `tf.control_dependencies(None)` it keeps those
-    of the surrounding control dependencies that can be seen from out there, so
-    that a call inside `tf.control_dependencies(update_ops)` is after the update
-    (test_masks.py::test_ordering_is_honoured).
-    """
-    graph, context = _target()
-    before = graph._get_control_flow_context()
-    stack = graph._control_dependencies_stack
-    here = Place(graph, context, ())
-    waits = [op for level in stack for op in level.control_inputs]
-    kept = tuple(op for op in waits if here.sees_op(op))
-    with graph.as_default():
-        graph._set_control_flow_context(context)
-        graph._control_dependencies_stack = []
-        try:
-            with tf.control_dependencies(kept):
-                yield here._replace(control_inputs=kept)
-        finally:
-            graph._control_dependencies_stack = stack
-            graph._set_control_flow_context(before)
-
-
-def _made_at(place, *tensors):
-    """`tensors`, known to the surrounding control dependencies as waiting.
-
-    What uses such a tensor need not wait again, and in an inner loop it could
-    not: TensorFlow 1.x would have its Enter wait for an op of another frame
-    (test_masks.py::test_ordering_is_honoured_around_nested_loops).
-    """
-    for level in place.graph._control_dependencies_stack:
-        if set(level.control_inputs) <= set(place.control_inputs):
-            for tensor in tensors:
-                level.add_op(tensor.op)
-
-
-def once_per_sequence(cache, make, inputs=()):
-    """`make()`, computed once outside the innermost loop this is called in.
-
-    Args:
-      cache: a dict that belongs to `make`: what was made, by `Place` and
-        `inputs`.
-      make: a function without arguments that returns a tensor.
-      inputs: the tensors and variables that `make` uses. If one of them was
-        made inside the loop there is no way out: `make` is called in place.
-
-    Returns:
-      The tensor, shared by all calls from the same place.
-    """
-    with outside_innermost_loop() as place:
-        lifted = all(place.sees(value) for value in inputs)
-        key = (place,) + tuple(inputs)
-        if lifted and key not in cache:
-            cache[key] = make()
-    if not lifted:
-        return make()
-    _made_at(place, cache[key])
-    return cache[key]
-
-
-# ---------------------------------------------------------------------------
-# Drawing
-
-
-class Drawn(collections.namedtuple("Drawn", "kept scale")):
-    """A mask as it is held: which entries are kept, and what by.
-
-    `kept` is bool, a quarter of the memory of a float mask; `scale` is a
-    scalar of the mask's dtype.
-    """
-
-    def dense(self):
-        """The mask: `scale` where `kept`, else 0."""
-        return tf.cast(self.kept, self.scale.dtype) * self.scale
-
-
-def _whole(shape, dtype):
-    """The mask that drops nothing."""
-    return Drawn(tf.ones(shape, tf.bool), tf.ones([], dtype))
-
-
-def _draw(shape, keep_prob, dtype, seed):
-    """A new `Drawn`, see `sample_mask`."""
-    size = int(np.prod(shape, dtype=np.int64))
-    if not _checks.is_tensor(keep_prob):
-        keep_prob = np.float64(keep_prob)  # exact scale for float64 masks, too
-    keep_prob = tf.stop_gradient(tf.convert_to_tensor(keep_prob, name="keep"))
-    words = tf.random_uniform(
-        [-(-size // _LANES)], tf.int64.min, tf.int64.max, tf.int64, seed=seed
-    )
-    lanes = tf.reshape(tf.bitcast(words, tf.int16), [-1])[:size]
-    # How many of the 2**16 values of a lane are kept. In float64, where the
-    # sum is exact enough; rounding up past the last level would drop it all.
-    rounding = tf.random_uniform([], dtype=tf.float64, seed=seed)
-    levels = tf.floor(tf.cast(keep_prob, tf.float64) * 2**16 + rounding)
-    levels = tf.minimum(levels, 2**16)
-    # The largest int16 kept: at a rate of 1.0, the largest there is; at no
-    # level there is none so low, but the scale is 0.
-    last = tf.cast(tf.maximum(levels, 1) - (2**15 + 1), tf.int16)
-    scale = tf.cast(levels > 0, keep_prob.dtype) / keep_prob
-    kept = tf.reshape(lanes, shape) <= last
-    return Drawn(kept, tf.cast(scale, dtype))
-
-
-def sample_mask(shape, keep_prob, dtype=tf.float32, seed=None):
-    """A new dropout mask: entries are 0 or `1 / keep_prob`.
-
-    An entry is kept when 16 random bits lie below a threshold, so one 64-bit
-    draw serves four entries. A mask's own keep rate is thus a multiple of
-    `2**-16`; which of the two nearest ones is itself drawn, once per mask, so
-    that the expected value of every entry is 1 at any `keep_prob`.
-
-    Args:
-      shape: list of ints.
-      keep_prob: float, or scalar float tensor, in (0, 1].
-      dtype: of the mask. The draw is the same for all dtypes.
-      seed: op-level seed, see `tf.set_random_seed`.
-
-    Returns:
-      A tensor of the given shape and dtype.
-    """
-    return _draw(shape, keep_prob, dtype, seed).dense()
-
-
-# ---------------------------------------------------------------------------
-# Holding
-
-
-def _scratch_variable(shape, dtype, name, collections=(MASKS,)):
-    # A ResourceVariable made directly, not `tf.get_variable`: its name is
-    # unique by itself, and each replica of a MirroredStrategy has its own. The
-    # device is the one of an op that holds no state, so a device setter for
-    # parameter servers leaves the mask on its worker.
-    with tf.device(tf.no_op().device):
-        return resource_variable_ops.ResourceVariable(
-            lambda: tf.ones(shape, dtype),
-            trainable=False,
-            collections=list(collections),
-            name=name,
+def mode_of(use_vd, auto_update):
+    """The way of drawing that these two arguments of the users choose."""
+    use_vd = _checks.boolean("use_vd", use_vd)
+    if _checks.boolean("auto_update", auto_update) and not use_vd:
+        raise ValueError(
+            "`auto_update` must go with `use_vd=True`, got `use_vd=False`: "
+            "set both, or leave `auto_update` out."
         )
+    if not use_vd:
+        return PER_STEP
+    return PER_RUN if auto_update else VARIABLE
 
 
-def _read_or_ones(variable):
-    # No initializer is ever needed: an uninitialized mask is the identity.
-    return tf.cond(
-        variable.is_initialized(),
-        variable.read_value,
-        lambda: tf.ones(variable.shape, variable.dtype.base_dtype),
-    )
+class _InGraph(object):
+    """What one mask has in one graph."""
 
-
-class _Held(object):
-    """A mask in variables.
-
-    Two, so a run that reads while another session writes may get one of them
-    from before: at the first update, at a reset, and when the rate changes.
-    """
-
-    def __init__(self, shape, dtype, name):
-        self.kept = _scratch_variable(shape, tf.bool, name)
-        self.scale = _scratch_variable([], dtype, name + "_scale", ())
-
-    def read(self):
-        return Drawn(_read_or_ones(self.kept), _read_or_ones(self.scale))
-
-    def assign(self, drawn):
-        """A list of ops without outputs."""
-        return [
-            self.kept.assign(drawn.kept, read_value=False),
-            self.scale.assign(drawn.scale, read_value=False),
-        ]
-
-
-def _masked(weights, drawn, whole_rows):
-    """`weights` times the mask under `whole_rows` rows of ones."""
-
-    # With a gradient of its own, which makes the float mask anew: kept from
-    # the forward pass, it would take as much memory as the weights. The
-    # identity that comes with it keeps `tf.contrib.quantize` from taking the
-    # product for weights with a folded batch norm
-    # (test_quantization.py::test_rewriter_leaves_the_cell_alone).
-    @tf.custom_gradient
-    def masked(weights, kept, scale):
-        def gradient(d_masked):
-            with tf.control_dependencies([d_masked]):  # and not before
-                mask = _under_whole_rows(Drawn(kept, scale), whole_rows)
-            return d_masked * mask, None, None
-
-        mask = _under_whole_rows(Drawn(kept, scale), whole_rows)
-        return tf.multiply(weights, mask, name="masked_kernel"), gradient
-
-    return masked(weights, *drawn)
-
-
-def _under_whole_rows(drawn, rows):
-    mask = drawn.dense()
-    if not rows:
-        return mask
-    return tf.pad(mask, [[rows, 0], [0, 0]], constant_values=1)
+    def __init__(self, graph):
+        self.graph = weakref.ref(graph)
+        self.held = None  # _holding.Held, of a mask that is held
+        self.root = None  # Drawn: that is read first, after nothing
+        self.update = self.reset = None  # ops
+        self.latest = None  # Drawn: the last that can be fetched
+        self.waits = ()  # control inputs of the latest read
+        self.reads = []  # Drawn, as they were first read
+        self.diagnostics = {}  # by name and Drawn
+        self.draws = 0
 
 
 class Mask(object):
     """One dropout mask: its variable, its draws, its ops, its diagnostics.
+
+    What it has in a graph is that graph's (`_placing.memory`), so one mask can
+    be used in any number of graphs.
 
     Args:
       keep_prob: float in (0, 1], or scalar float tensor, read at each draw.
@@ -317,25 +91,15 @@ class Mask(object):
         )
         self._name = name
         self._argument = argument
-        self._forget()
+        self._shape = self._dtype = None
+        self._whole_rows = 0
+        self._last_graph = None  # a weak reference
         if self.active:
             _checks.graph_mode(argument)
 
-    def _forget(self):
-        self._shape = self._dtype = None
-        self._whole_rows = 0
-        self._variable = self._root = self._update = self._reset = None
-        self._drawn = {}  # by Place
-        self._values = {}  # of `once_per_sequence`
-        self._dropped = {}  # the same
-        self._latest = None
-        self._waits = ()  # control inputs of the latest read
-        self._diagnostics = {}  # by name and `Drawn`
-        self._draws = 0
-
     def __deepcopy__(self, memo):
-        twin = copy.copy(self)
-        twin._forget()
+        twin = copy.copy(self)  # with the same tensors: they are not copied
+        twin._last_graph = twin._shape = None
         if self._shape is not None:
             twin.build(self._shape, self._dtype, self._whole_rows)
         return twin
@@ -348,98 +112,113 @@ class Mask(object):
         return not always_whole and self._is_train is not False
 
     @property
-    def built(self):
-        return self._shape is not None
+    def shape(self):
+        """List of ints, of what is dropped; None if not known yet."""
+        return self._shape
 
     def build(self, shape, dtype, whole_rows=0):
-        """Fixes the shape; makes the variable and its ops, once.
+        """Fixes the shape; makes the variable and its ops, once in a graph.
 
         Args:
-          shape: list of ints, of the part of the weights that is dropped.
+          shape: list of ints, of the part of the weights that is dropped; with
+            `PER_RUN`, sizes of None are those of what is dropped, see `scale`.
           dtype: of the weights.
           whole_rows: the number of rows above that part, never dropped, for
             `latest` to be of the whole kernel's shape.
         """
         if not self.active:
             return
-        if self.built:
-            _checks.mask_dtype(self._dtype, dtype)
-            return
-        _checks.keep_prob_of_dtype(self._argument, self._keep_prob, dtype)
-        self._check_graphs()
-        self._shape, self._dtype = shape, dtype
-        self._whole_rows = whole_rows
+        if self._shape is None:
+            _checks.keep_prob_of_dtype(self._argument, self._keep_prob, dtype)
+            self._shape, self._dtype = shape, dtype
+            self._whole_rows = whole_rows
+        _checks.mask_dtype(self._dtype, dtype)
+        self._in_graph()
+
+    # In a graph
+
+    def _in_graph(self):
+        """The `_InGraph` of the graph that ops are put in now."""
+        graph = _placing.root_graph()
+        memory = _placing.memory(graph, self)
+        self._last_graph = weakref.ref(graph)
+        if "state" not in memory:
+            memory["state"] = self._begin(graph)
+        return memory["state"]
+
+    def _known(self):
+        """The `_InGraph` that is asked about: here, or where it was last."""
+        graph = _placing.root_graph()
+        if not _placing.knows(graph, self):
+            graph = self._last_graph and self._last_graph()
+        return graph and _placing.memory(graph, self).get("state")
+
+    def _begin(self, graph):
+        state = _InGraph(graph)
+        self._check_graph(graph)
         if self._mode == VARIABLE:
             # Outside every context: the ops can be fetched wherever the first
             # call was made.
             with ops.init_scope():
                 _checks.graph_mode(self._argument)
-                self._build_variable()
+                self._begin_holding(state)
+        return state
 
-    def _check_graphs(self):
-        graph = tf.get_default_graph()
-        if type(graph) is not tf.Graph:
-            return  # the graph of a function, which captures outer tensors
+    def _check_graph(self, graph):
         for argument, value in (
             (self._argument, self._keep_prob),
             ("is_train", self._is_train),
         ):
             if isinstance(value, tf.Tensor):
-                _checks.same_graph(argument, value.graph is graph)
+                outermost = _placing.outermost(value.graph)
+                _checks.same_graph(argument, outermost is graph)
 
-    def _build_variable(self):
-        self._variable = _Held(self._shape, self._dtype, self._name)
+    def _begin_holding(self, state):
+        state.held = _holding.Held(self._shape, self._dtype, self._name)
         with tf.name_scope(self._name + "_ops"):
-            self._root = self._variable.read()
+            state.root = state.held.read()
             # The updates come after the read that has no order of its own:
             # where both are in one run, with nothing between them, every run
             # has the mask of the update before, not now this one, now that.
-            with tf.control_dependencies(list(self._root)):
-                self._reset = self._assignment(self._ones(), "reset")
-                if self._here().sees(self._keep_prob):
-                    self._update = self._assignment(self._draw(), "update")
-        if self._update is not None:
+            with tf.control_dependencies(list(state.root)):
+                ones = _drawing.whole(self._shape, self._dtype)
+                state.reset = _assignment(state.held, ones, "reset")
+                if _placing.here().sees(self._keep_prob):
+                    drawn = self._draw(state, dropping=True)
+                    state.update = _assignment(state.held, drawn, "update")
+        if state.update is not None:
             for name in self._collections:
-                tf.add_to_collection(name, self._update)
+                tf.add_to_collection(name, state.update)
 
-    def _assignment(self, drawn, name):
-        # The op handed out has an output: a while loop drops control
-        # dependencies on outer ops that have none.
-        with tf.control_dependencies(self._variable.assign(drawn)):
-            return tf.constant(True, name=name).op
+    # Drawing
 
-    @staticmethod
-    def _here():
-        graph = tf.get_default_graph()
-        return Place(graph, graph._get_control_flow_context(), ())
-
-    def _ones(self):
-        return _whole(self._shape, self._dtype)
-
-    def _draw(self):
+    def _rate(self):
         keep_prob = self._keep_prob
-        if _checks.is_tensor(keep_prob):
-            visible = self._here().sees(keep_prob)
-            _checks.keep_prob_outside_loops(self._argument, visible)
-            keep_prob = _checks.checked_keep_prob(
-                self._argument, keep_prob, self._dtype
+        if not _checks.is_tensor(keep_prob):
+            return keep_prob
+        visible = _placing.here().sees(keep_prob)
+        _checks.keep_prob_outside_loops(self._argument, visible)
+        return _checks.checked_keep_prob(self._argument, keep_prob, self._dtype)
+
+    def _next_seed(self, state):
+        if state.draws and _placing.in_gradients():
+            raise NotImplementedError(
+                f"`{self._argument}` must be 1.0 in what is computed again for "
+                "its gradient (recompute_grad, tf.custom_gradient), got less: "
+                "another mask would be drawn there than in the forward pass. "
+                "Have one mask for both, by `use_vd=True`, or do not recompute."
             )
         # Ops of one seed would all draw the same sequence of masks.
-        seed = None if self._seed is None else self._seed + self._draws
-        self._draws += 1
-        return _draw(self._shape, keep_prob, self._dtype, seed)
+        state.draws += 1
+        return None if self._seed is None else self._seed + state.draws - 1
 
-    def _if_training(self, make):
-        if self._is_train is True:
-            return make()
-        return tf.cond(self._is_train, make, self._ones)
+    def _draw(self, state, dropping):
+        seed = self._next_seed(state)
+        return _drawing.draw(
+            self._shape, self._rate(), self._dtype, seed, dropping
+        )
 
-    def _read(self, place):
-        # Only the update op changes the mask, at the root, once in a run: a
-        # read that waits for nothing may be the one made there.
-        if not place.control_inputs:
-            return self._root
-        return self._variable.read()
+    # Using
 
     def value(self):
         """The mask for a call made here: `shape`, entries 0 or 1/keep_prob.
@@ -449,7 +228,7 @@ class Mask(object):
         """
         drawn = self._here_drawn()
         with tf.name_scope(self._name + "_value"):
-            return once_per_sequence(self._values, drawn.dense, drawn)
+            return _placing.once_per_sequence(self, "value", drawn.dense, drawn)
 
     def drop(self, weights):
         """`weights` times the mask, for a call made here, lifted as `value` is.
@@ -463,57 +242,135 @@ class Mask(object):
         if not self.active:
             return weights
         drawn = self._here_drawn()
-        return once_per_sequence(
-            self._dropped,
+        return _placing.once_per_sequence(
+            self,
+            "dropped",
             lambda: _masked(weights, drawn, self._whole_rows),
             (weights,) + drawn,
         )
 
+    def value_for(self, inputs):
+        """The mask for `inputs`: `shape`, with its sizes for those of None.
+
+        Inputs of one shape have one mask in a run and place.
+        """
+        if None not in self._shape:
+            return self.value()
+        state = self._in_graph()
+        self._check_context()
+        with tf.name_scope(self._name + "_draw"):
+            key = _placing.once_per_sequence(
+                self, "key", lambda: self._key(state)
+            )
+            shape = tf.shape(inputs)[-len(self._shape) :]
+            shape = tf.where(
+                [size is None for size in self._shape],
+                shape,
+                [size or 0 for size in self._shape],
+            )
+            drawn = _drawing.draw_by_key(key, shape, self._rate(), self._dtype)
+            drawn = drawn.when(self._is_train)
+        drawn.kept.set_shape(self._shape)
+        self._note(state, drawn)
+        return drawn.dense()
+
+    def _key(self, state):
+        least, limit = tf.int32.min, tf.int32.max
+        seed = self._next_seed(state)
+        return tf.random_uniform([2], least, limit, tf.int32, seed=seed)
+
     def _here_drawn(self):
+        state = self._in_graph()
+        self._check_context()
         with tf.name_scope(self._name + "_draw"):
             if self._mode == PER_STEP:
-                drawn = self._if_training(self._draw)
+                drawn = self._draw(state, self._is_train)
+            elif self._mode == PER_RUN:
+                drawn = self._per_run(state)
             else:
-                drawn = self._shared()
-        if self._fetchable(drawn.kept):
-            self._latest = drawn
-            # Made now: when it is asked for, the graph may be finalized.
-            self._diagnostic("whole", self._dense)
+                drawn = self._read(state)
+        self._note(state, drawn)
         return drawn
 
-    def _shared(self):
-        with outside_innermost_loop() as place:
-            if self._mode == PER_RUN:
-                make, key = self._draw, place._replace(control_inputs=())
-            else:
-                make, key = (lambda: self._read(place)), place
-            lifted = place.sees(self._is_train)
-            if key not in self._drawn:
-                self._drawn[key] = self._if_training(make) if lifted else make()
-            drawn = self._drawn[key]
-        if key is place:
-            _made_at(place, *drawn)
-            self._waits = place.control_inputs
-        return drawn if lifted else self._if_training(lambda: drawn)
+    def _note(self, state, drawn):
+        if _fetchable(drawn.kept):
+            state.latest = drawn
+            # Made now: when it is asked for, the graph may be finalized.
+            self._diagnostic(state, "whole", self._dense)
 
-    @staticmethod
-    def _fetchable(tensor):
-        in_context = tensor.op._get_control_flow_context() is not None
-        in_function = _versions.outer_graph(tensor.graph) is not None
-        return not in_context and not in_function
+    def _check_context(self):
+        if _placing.in_defun():
+            raise NotImplementedError(
+                f"`{self._argument}` must be 1.0 in a Defun (tensorflow.python."
+                "framework.function), got less: its gradient runs the function "
+                "again, with another mask. Use tf.function, or on TensorFlow "
+                "before 1.15 tf.contrib.eager.defun."
+            )
+
+    def _per_run(self, state):
+        with _placing.outside_innermost_loop() as place:
+            lifted = place.sees(self._is_train)
+            dropping = self._is_train if lifted else True
+            memory = _placing.memory(place.graph, self)
+            key = "drawn", place.context
+            if key not in memory:
+                memory[key] = self._draw(state, dropping)
+            drawn = memory[key]
+        return drawn if lifted else drawn.when(self._is_train)
+
+    def _read(self, state):
+        with _placing.outside_innermost_loop(for_reading=True) as place:
+            lifted = place.sees(self._is_train)
+            dropping = self._is_train if lifted else True
+            memory = _placing.memory(place.graph, self)
+            key = ("read",) + place.key
+            if key not in memory:
+                memory[key] = self._read_at(state, place).when(dropping)
+                state.reads.append(memory[key])
+            drawn = memory[key]
+        _placing.made_at(place, *drawn)
+        state.waits = place.control_inputs
+        return drawn if lifted else drawn.when(self._is_train)
+
+    def _read_at(self, state, place):
+        if state.reads and _placing.in_gradients():
+            # Called again, for its gradient: what is waited for there may have
+            # changed the mask since the forward pass.
+            return self._read_before(state, place)
+        # Only the update op changes the mask, at the root, once in a run: a
+        # read there that waits for nothing may be the one made first. Not in a
+        # function: that waits for what its calls wait for.
+        if place.graph is state.graph() and not place.control_inputs:
+            return state.root
+        return state.held.read()
+
+    def _read_before(self, state, place):
+        (drawn, *others) = state.reads
+        if others or not all(map(place.sees, drawn)):
+            raise NotImplementedError(
+                f"`{self._argument}` below 1.0 must go with `auto_update=True` "
+                "in what is computed again for its gradient (recompute_grad, "
+                "tf.custom_gradient), got a held mask that was read "
+                f"{len(state.reads)} times before, in other places."
+            )
+        return drawn
+
+    # Showing
 
     def _dense(self, drawn):
-        return _under_whole_rows(drawn, self._whole_rows)
+        mask = drawn.dense()
+        if not self._whole_rows:
+            return mask
+        return tf.pad(mask, [[self._whole_rows, 0], [0, 0]], constant_values=1)
 
-    def _latest_drawn(self):
-        if self._latest is None and self._variable is not None:
+    def _latest_drawn(self, state):
+        if state.latest is None and state.held is not None:
             # All calls were in nested loops: the same read where it can be
             # fetched, after those of the same ops that can be waited for there.
-            with ops.init_scope():
-                waits = [op for op in self._waits if self._here().sees_op(op)]
-                with tf.control_dependencies(waits):
-                    self._here_drawn()
-        return self._latest
+            waits = filter(_placing.here().sees_op, state.waits)
+            with tf.control_dependencies(list(waits)):
+                self._here_drawn()
+        return state.latest
 
     @property
     def latest(self):
@@ -522,36 +379,36 @@ class Mask(object):
         None when nothing is dropped, before the mask exists, and for a mask
         that is drawn inside of a loop, where a fetch cannot reach it.
         """
-        return self._diagnostic("whole", self._dense)
+        return self._diagnostic(self._known(), "whole", self._dense)
 
     @property
     def kept_fraction(self):
         """Scalar float32: the share of entries that are not dropped."""
-        return self._diagnostic("kept_fraction", _nonzero_fraction)
+        return self._diagnostic(
+            self._known(), "kept_fraction", diagnostics.kept_fraction
+        )
 
     @property
     def changed(self):
         """Scalar bool: has the mask changed since the last fetch of this?"""
-        return self._diagnostic("changed", self._changed)
+        return self._diagnostic(
+            self._known(), "changed", diagnostics.has_changed
+        )
 
-    def _diagnostic(self, name, make):
-        drawn = self._latest_drawn()
-        if drawn is None:
+    def _diagnostic(self, state, name, make):
+        if state is None:
             return None
-        if (name, drawn) not in self._diagnostics:
-            with ops.init_scope(), tf.name_scope(self._name + "_" + name):
-                self._diagnostics[name, drawn] = make(drawn)
-        return self._diagnostics[name, drawn]
+        with state.graph().as_default(), ops.init_scope():
+            drawn = self._latest_drawn(state)
+            if drawn is None:
+                return None
+            key = (name,) + tuple(map(_versions.reference, drawn))
+            if key not in state.diagnostics:
+                with tf.name_scope(self._name + "_" + name):
+                    state.diagnostics[key] = make(drawn)
+            return state.diagnostics[key]
 
-    def _changed(self, drawn):
-        mask = drawn.dense()
-        previous = _scratch_variable(self._shape, self._dtype, "previous")
-        before = _read_or_ones(previous)
-        changed = tf.reduce_any(tf.not_equal(mask, before))
-        with tf.control_dependencies([changed]):
-            remember = previous.assign(mask, read_value=False)
-        with tf.control_dependencies([remember]):
-            return tf.identity(changed)
+    # Ops
 
     def update_ops(self, method):
         """The op that draws a new mask, in a list; [] if there is none to run.
@@ -559,58 +416,57 @@ class Mask(object):
         Args:
           method: the user's name for this, for the error sentences.
         """
-        if not self._has_variable(method):
+        if not self._is_held(method):
             return []
-        _checks.keep_prob_outside_loops(
-            self._argument, self._update is not None
-        )
-        return [self._update]
+        update = self._known().update
+        _checks.keep_prob_outside_loops(self._argument, update is not None)
+        return [update]
 
     def reset_ops(self, method):
         """The op that makes the mask all ones, in a list; [] if none."""
-        return [self._reset] if self._has_variable(method) else []
+        return [self._known().reset] if self._is_held(method) else []
 
-    def _has_variable(self, method):
+    def _is_held(self, method):
         if not self.active or self._mode != VARIABLE:
             return False
-        _checks.mask_exists(method, self.built)
+        _checks.mask_exists(method, self._known() is not None)
         return True
 
 
-def _nonzero_fraction(drawn):
-    return tf.reduce_mean(tf.cast(tf.not_equal(drawn.dense(), 0), tf.float32))
+def _assignment(held, drawn, name):
+    # The op handed out has an output: a while loop drops control dependencies
+    # on outer ops that have none.
+    with tf.control_dependencies(held.assign(drawn)):
+        return tf.constant(True, name=name).op
 
 
-def mask_summaries(*owners):
-    """Adds `tf.summary` scalars that show whether dropping works.
+def _fetchable(tensor):
+    in_context = tensor.op._get_control_flow_context() is not None
+    in_function = _versions.outer_graph(tensor.graph) is not None
+    return not in_context and not in_function
 
-    For each owner: `kept_fraction`, the share of entries that are not dropped,
-    and `changed`, 1 when the mask is another one than at the last summary. A
-    healthy run shows the keep rate and a row of ones.
 
-    Args:
-      *owners: `WeightDropLSTMCell`s, `WeightDropLSTMBlockFusedCell`s and
-        `VariationalDropout`s, after they were called.
+def _masked(weights, drawn, whole_rows):
+    """`weights` times the mask under `whole_rows` rows of ones.
 
-    Returns:
-      List of summary tensors, for `tf.summary.merge`; also in
-      `tf.GraphKeys.SUMMARIES`. Owners with no mask to fetch add none.
-
-    Raises:
-      TypeError: for something that has no mask.
-
-    Example:
-
-        tf.summary.merge(awd_lstm_tf.mask_summaries(cell))
+    By a choice, whose gradient keeps the bools alone: a product's would keep
+    the mask in floats, as much memory as the weights. What is whole is cut off,
+    and put back, as a part of a vector, in one copy.
     """
-    summaries = []
-    for owner in owners:
-        if _checks.mask_owner(owner).mask is None:
-            continue
-        with tf.name_scope(owner.name + "_mask"):
-            changed = tf.cast(owner.mask_changed, tf.float32)
-            summaries += [
-                tf.summary.scalar("kept_fraction", owner.kept_fraction),
-                tf.summary.scalar("changed", changed),
-            ]
-    return summaries
+    weights = tf.convert_to_tensor(weights)
+    if not whole_rows:
+        chosen = _chosen(weights, drawn)
+    else:
+        rows, columns = drawn.kept.shape.as_list()
+        flat, border = tf.reshape(weights, [-1]), whole_rows * columns
+        part = _chosen(tf.reshape(flat[border:], [rows, columns]), drawn)
+        flat = tf.concat([flat[:border], tf.reshape(part, [-1])], 0)
+        chosen = tf.reshape(flat, [whole_rows + rows, columns])
+    # An identity keeps `tf.contrib.quantize` from taking the product for
+    # weights with a folded batch norm
+    # (test_quantization.py::test_rewriter_leaves_the_cell_alone).
+    return tf.identity(chosen, name="masked_kernel")
+
+
+def _chosen(weights, drawn):
+    return tf.where(drawn.kept, weights * drawn.scale, tf.zeros_like(weights))

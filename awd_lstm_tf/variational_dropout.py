@@ -1,8 +1,7 @@
 """Dropout whose mask holds over many steps."""
 
-import tensorflow as tf
-
 from awd_lstm_tf import _checks, masks
+from awd_lstm_tf._versions import tf
 
 
 class VariationalDropout(object):
@@ -44,6 +43,8 @@ class VariationalDropout(object):
         Args:
           input_shape: list of ints, the shape of the mask, which broadcasts
             against the inputs: a size of 1 shares the mask along a dimension.
+            With `auto_update`, a size of None is that of the inputs, whatever
+            it is in a run: `[None, 1, 650]` for batches of any size.
           keep_prob: float in (0, 1], or a scalar float tensor, which is read
             and checked each time the mask is drawn. 1.0: no mask.
           dtype: of the inputs.
@@ -61,9 +62,9 @@ class VariationalDropout(object):
           ValueError: for a value out of its range.
           TypeError: for a value of the wrong kind.
         """
-        self._shape = _checks.known_shape("input_shape", input_shape)
-        self._dtype = _checks.floating("dtype", dtype)
         auto_update = _checks.boolean("auto_update", auto_update)
+        self._shape = _mask_shape(input_shape, auto_update)
+        self._dtype = _checks.floating("dtype", dtype)
         with tf.name_scope(name, "variational_dropout") as scope:
             self._scope = scope
             self._mask = masks.Mask(
@@ -97,11 +98,11 @@ class VariationalDropout(object):
         with tf.name_scope(self._scope):
             inputs = _checks.tensor("inputs", inputs)
             _checks.same_dtype("VariationalDropout", self._dtype, inputs)
-            _checks.broadcasts(self._shape, inputs)
+            _check_broadcast(self._shape, inputs)
             if not self._mask.active:
                 return inputs
-            inputs = _checks.broadcasts_when_run(self._shape, inputs)
-            return inputs * self._mask.value()
+            inputs = _checked_broadcast(self._shape, inputs)
+            return inputs * self._mask.value_for(inputs)
 
     def get_update_mask_op(self):
         """Returns a list of the ops that redraw the mask.
@@ -136,3 +137,59 @@ class VariationalDropout(object):
     def mask_changed(self):
         """Scalar bool: has the mask changed since the last fetch; or None."""
         return self._mask.changed
+
+
+def _mask_shape(value, auto_update):
+    try:
+        shape = tf.TensorShape(value)
+    except (TypeError, ValueError):
+        shape = tf.TensorShape(None)
+    sizes = None if shape.ndims is None else shape.as_list()
+    if sizes is None or (None in sizes and not auto_update):
+        fix = "use 1 for a dimension along which the mask is shared"
+        if sizes is not None:
+            fix += ", or `auto_update=True`, which draws it for any size"
+        raise ValueError(
+            f"`input_shape` must be a list of known sizes, got {value!r}: "
+            f"{fix}."
+        )
+    return sizes
+
+
+_BROADCASTS = "`input_shape` must broadcast against the inputs, got "
+
+
+def _check_broadcast(mask_shape, inputs):
+    """The mask may fit the inputs without making them any larger."""
+    shape = inputs.shape
+    if shape.ndims is None:
+        return
+    padded = [1] * (shape.ndims - len(mask_shape)) + mask_shape
+    fits = len(padded) == shape.ndims and all(
+        size in (None, 1, have) or have is None
+        for size, have in zip(padded, shape.as_list())
+    )
+    if not fits:
+        raise ValueError(
+            f"{_BROADCASTS}{mask_shape} for inputs of shape {shape}."
+        )
+
+
+def _checked_broadcast(mask_shape, inputs):
+    """`inputs`, checked in each run for sizes that were not known before."""
+    if inputs.shape.ndims is not None:
+        sizes = zip(reversed(mask_shape), reversed(inputs.shape.as_list()))
+        if all(size in (None, 1, have) for size, have in sizes):
+            return inputs
+    rank, actual = len(mask_shape), tf.shape(inputs)
+    # With ones in front, for inputs of fewer dimensions than the mask.
+    padded = tf.concat([tf.ones([rank], tf.int32), actual], 0)
+    have = tf.slice(padded, [tf.size(padded) - rank], [rank])
+    need = tf.where(
+        [size is None for size in mask_shape],
+        have,
+        [size or 0 for size in mask_shape],
+    )
+    fits = tf.reduce_all(tf.logical_or(tf.equal(need, 1), tf.equal(need, have)))
+    message = f"{_BROADCASTS}{mask_shape} for inputs of shape "
+    return _checks.asserted(inputs, fits, message, actual)

@@ -1,10 +1,10 @@
 """Weight drop for any layer: a `custom_getter` that masks what it gets."""
 
-import tensorflow as tf
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import variables
 
 from awd_lstm_tf import _checks, masks
+from awd_lstm_tf._versions import tf
 
 # The matrices of TensorFlow's layers and cells; "weights" are tf.contrib's.
 KERNELS = "(kernel|weights)$"

@@ -3,113 +3,19 @@
 import contextlib
 
 import numpy as np
-import tensorflow as tf
 
-from awd_lstm_tf import _checks, _versions, masks, quantization
-
-
-class WeightDrop(object):
-    """What cells with a dropped kernel have in common: one mask and its ops.
-
-    A mixin for `LayerRNNCell`s and layers whose kernel holds the inputs' rows
-    above the recurrent rows.
-    """
-
-    def _init_weight_drop(
-        self,
-        weight_drop_kr,
-        use_vd,
-        input_size,
-        is_train,
-        recurrent_only,
-        auto_update,
-        updates_collections,
-        seed,
-    ):
-        use_vd = _checks.boolean("use_vd", use_vd)
-        auto_update = _checks.auto_update(auto_update, use_vd)
-        self._recurrent_only = _checks.boolean("recurrent_only", recurrent_only)
-        self._input_size = _checks.optional_integer("input_size", input_size, 1)
-        self._weight_drop_config = {
-            "weight_drop_kr": weight_drop_kr,
-            "use_vd": use_vd,
-            "input_size": self._input_size,
-            "is_train": is_train,
-            "recurrent_only": self._recurrent_only,
-            "auto_update": auto_update,
-            "updates_collections": updates_collections,
-            "seed": seed,
-        }
-        mode = masks.PER_STEP
-        if use_vd:
-            mode = masks.PER_RUN if auto_update else masks.VARIABLE
-        self._mask = masks.Mask(
-            weight_drop_kr,
-            mode,
-            is_train=is_train,
-            seed=seed,
-            updates_collections=updates_collections,
-            argument="weight_drop_kr",
-        )
-
-    def _build_mask(self, input_depth, recurrent_depth, num_units, dtype):
-        _checks.input_depth(self._input_size, input_depth)
-        whole_rows = input_depth if self._recurrent_only else 0
-        rows = input_depth + recurrent_depth - whole_rows
-        self._mask.build([rows, 4 * num_units], dtype, whole_rows)
-
-    def _kernel_in_use(self):
-        return self._mask.drop(self._kernel)
-
-    def get_vd_update_op(self):
-        """Returns a list of the ops that redraw the mask.
-
-        Run them before a step, put them in `tf.control_dependencies`, or let
-        `updates_collections` gather them. They are built once, with the mask:
-        calling this adds no node to the graph.
-
-        Returns:
-          A list with one op; [] when there is nothing to run (nothing is
-          dropped, standard dropout, or `auto_update`).
-
-        Raises:
-          ValueError: if the mask's shape is not known yet.
-        """
-        return self._mask.update_ops("get_vd_update_op()")
-
-    def get_vd_reset_op(self):
-        """Returns a list of the ops that set the mask back to all ones.
-
-        Returns:
-          A list with one op; [] when there is no mask variable.
-
-        Raises:
-          ValueError: if the mask's shape is not known yet.
-        """
-        return self._mask.reset_ops("get_vd_reset_op()")
-
-    @property
-    def mask(self):
-        """The mask in use, `[input_size + output_size, 4 * num_units]`.
-
-        A tensor to fetch: the one that the latest call multiplied its kernel
-        with. None when nothing is dropped, before the mask exists, and with
-        standard dropout inside of a loop, where no fetch can reach it.
-        """
-        return self._mask.latest
-
-    @property
-    def kept_fraction(self):
-        """Scalar float32: the share of droppable weights kept; or None."""
-        return self._mask.kept_fraction
-
-    @property
-    def mask_changed(self):
-        """Scalar bool: has the mask changed since the last fetch; or None."""
-        return self._mask.changed
+from awd_lstm_tf import (
+    _checks,
+    _dropped_kernel,
+    _placing,
+    _versions,
+    quantization,
+    training,
+)
+from awd_lstm_tf._versions import rnn_cell, tf
 
 
-class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
+class WeightDropLSTMCell(_dropped_kernel.DroppedKernel, rnn_cell.LSTMCell):
     """`tf.nn.rnn_cell.LSTMCell` with DropConnect on its kernel.
 
     One step computes, with a mask of entries 0 or `1 / weight_drop_kr`,
@@ -229,6 +135,7 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
           TypeError: for a value of the wrong kind.
         """
         num_units = _checks.num_units(num_units)
+        _refuse_other_cells_arguments(use_peepholes)
         _checks.optional_floating("dtype", dtype)
         super(WeightDropLSTMCell, self).__init__(
             num_units,
@@ -253,7 +160,6 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         if self._is_quant:
             _checks.quantizable_activation(self._activation)
         self._quant_delay = _checks.integer("quant_delay", quant_delay, 0)
-        self._is_train = _checks.is_train(is_train)
         self._init_weight_drop(
             weight_drop_kr,
             use_vd,
@@ -264,7 +170,6 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
             updates_collections,
             seed,
         )
-        self._computed = {}  # once per sequence: by name, then by place
         if self._input_size is not None:
             dtype = tf.as_dtype(self.dtype or tf.float32)
             self._build_cell_mask(self._input_size, dtype)
@@ -290,7 +195,7 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
           inputs_shape: `[batch_size, input_size]`.
         """
         super(WeightDropLSTMCell, self).build(inputs_shape)
-        depth = int(tf.TensorShape(inputs_shape)[-1])
+        depth = tf.TensorShape(inputs_shape).as_list()[-1]
         self._build_cell_mask(depth, self._kernel.dtype.base_dtype)
         if self._is_quant:
             self._build_ranges()
@@ -331,12 +236,11 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
             # layer of its own, but knows nothing of a split.
             (output,) = tf.split(output, 1, axis=1)
             if self._state_is_tuple:
-                state = tf.nn.rnn_cell.LSTMStateTuple(state.c, output)
+                state = rnn_cell.LSTMStateTuple(state.c, output)
         return output, state
 
     def _once(self, name, make, inputs):
-        cache = self._computed.setdefault(name, {})
-        return masks.once_per_sequence(cache, make, inputs)
+        return _placing.once_per_sequence(self, name, make, inputs)
 
     def _bias_in_use(self):
         if self._input_bias == 0.0:
@@ -383,7 +287,7 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
             proj_clip=self._proj_clip,
         )
         if self._state_is_tuple:
-            return h, tf.nn.rnn_cell.LSTMStateTuple(c, h)
+            return h, rnn_cell.LSTMStateTuple(c, h)
         return h, tf.concat([c, h], 1)
 
     def _quantized_kernel(self, kernel):
@@ -440,10 +344,13 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
             attributes.update(before)
 
     def get_config(self):
-        """Returns the arguments to make this cell again; no tensors in it.
+        """Returns the arguments to make this cell again.
 
         `name` is only there if it was given: otherwise the copy would not get
-        LSTMCell's default scope.
+        LSTMCell's default scope. `training_phase()` is kept by its name.
+
+        Raises:
+          ValueError: for an argument that is any other tensor.
         """
         config = super(WeightDropLSTMCell, self).get_config()
         config.update(
@@ -455,8 +362,14 @@ class WeightDropLSTMCell(WeightDrop, tf.nn.rnn_cell.LSTMCell):
         del config["name"]
         if self._given_name is not None:
             config["name"] = self._given_name
-        return {
-            key: value
-            for key, value in config.items()
-            if not _checks.is_tensor(value)
-        }
+        return training.kept_config(config)
+
+
+def _refuse_other_cells_arguments(use_peepholes):
+    # The second argument of BasicLSTMCell and LSTMBlockCell is forget_bias.
+    if not isinstance(use_peepholes, (bool, np.bool_, type(None))):
+        raise TypeError(
+            "`use_peepholes`, the second argument, must be True or False, got "
+            f"{use_peepholes!r}: for BasicLSTMCell(units, forget_bias) write "
+            "WeightDropLSTMCell(units, forget_bias=...)."
+        )

@@ -1,0 +1,123 @@
+"""How a dropout mask is drawn: which entries are kept, and by what factor."""
+
+import collections
+
+import numpy as np
+
+from awd_lstm_tf import _checks, _placing, _versions
+from awd_lstm_tf._versions import tf
+
+_LANES = 4  # entries served by one 64-bit draw
+
+
+class Drawn(collections.namedtuple("Drawn", "kept scale")):
+    """A mask as it is held: which entries are kept, and what by.
+
+    `kept` is bool, a quarter of the memory of a float mask; `scale` is a
+    scalar of the mask's dtype.
+    """
+
+    def dense(self):
+        """The mask: `scale` where `kept`, else 0."""
+        return tf.cast(self.kept, self.scale.dtype) * self.scale
+
+    def when(self, dropping):
+        """This mask where the scalar bool `dropping` is True, else all ones.
+
+        By logic, not `tf.cond`: a cond would move the bools of a GPU to the
+        host, and a tool that walks the graph may refuse all conds.
+        """
+        if dropping is True:
+            return self
+        return Drawn(
+            tf.logical_or(self.kept, tf.logical_not(dropping)),
+            tf.where(dropping, self.scale, tf.ones_like(self.scale)),
+        )
+
+
+def whole(shape, dtype):
+    """The mask that drops nothing."""
+    return Drawn(tf.ones(shape, tf.bool), tf.ones([], dtype))
+
+
+def draw(shape, keep_prob, dtype, seed, dropping=True):
+    """A new mask: entries are 0 or `1 / keep_prob`.
+
+    An entry is kept when 16 random bits lie below a threshold, so one 64-bit
+    draw serves four entries. A mask's own keep rate is thus a multiple of
+    `2**-16`; which of the two nearest ones is itself drawn, once per mask, so
+    that the expected value of every entry is 1 at any `keep_prob`.
+
+    Args:
+      shape: list of ints.
+      keep_prob: float, or scalar float tensor, in (0, 1].
+      dtype: of the mask. The draw is the same for all dtypes.
+      seed: op-level seed, see `tf.set_random_seed`.
+      dropping: bool, or scalar bool tensor: whether a mask is called for. If
+        not, all is kept, and nothing is drawn.
+
+    Returns:
+      A `Drawn`.
+    """
+    keep_prob = _rate(keep_prob)
+    # How many of the 2**16 values of a lane are kept. In float64, where the
+    # sum is exact enough; rounding up past the last level would drop it all.
+    rounding = tf.random_uniform([], dtype=tf.float64, seed=seed)
+    levels = tf.floor(tf.cast(keep_prob, tf.float64) * 2**16 + rounding)
+    levels = tf.minimum(levels, 2**16)
+    if _placing.in_xla():  # which has no bitcast from one size to another
+        kept = tf.random_uniform(shape, seed=seed) * 2**16 < tf.cast(
+            levels, tf.float32
+        )
+    else:
+        # The largest int16 kept: at a rate of 1.0, the largest there is; at no
+        # level there is none so low, but the scale is 0.
+        last = tf.cast(tf.maximum(levels, 1) - (2**15 + 1), tf.int16)
+        kept = _lanes(shape, seed, dropping) <= last
+    scale = tf.cast(levels > 0, keep_prob.dtype) / keep_prob
+    return Drawn(kept, tf.cast(scale, dtype)).when(dropping)
+
+
+def _rate(keep_prob):
+    if not _checks.is_tensor(keep_prob):
+        keep_prob = np.float64(keep_prob)  # exact scale for float64 masks, too
+    return tf.stop_gradient(tf.convert_to_tensor(keep_prob, name="keep"))
+
+
+def _lanes(shape, seed, dropping):
+    """Random int16 of `shape`."""
+    size = int(np.prod(shape, dtype=np.int64))
+    count = [-(-size // _LANES)]
+
+    def words():
+        least, limit = tf.int64.min, tf.int64.max
+        return tf.random_uniform(count, least, limit, tf.int64, seed=seed)
+
+    if dropping is not True:
+        words_or_none = tf.cond(
+            dropping, words, lambda: tf.zeros(count, tf.int64)
+        )
+    else:
+        words_or_none = words()
+    lanes = tf.reshape(tf.bitcast(words_or_none, tf.int16), [-1])
+    if size % _LANES:
+        lanes = lanes[:size]
+    return tf.reshape(lanes, shape)
+
+
+def draw_by_key(key, shape, keep_prob, dtype):
+    """The mask of `shape` that `key` stands for: the same at each call.
+
+    Args:
+      key: int32 `[2]`.
+      shape: int32 vector.
+      keep_prob: float, or scalar float tensor, in (0, 1].
+      dtype: of the mask.
+
+    Returns:
+      A `Drawn`.
+    """
+    keep_prob = _rate(keep_prob)
+    uniform = _versions.stateless_random_uniform(shape, key, tf.float32)
+    kept = uniform < tf.cast(keep_prob, tf.float32)
+    return Drawn(kept, tf.cast(1 / keep_prob, dtype))

@@ -1,0 +1,86 @@
+"""Variables that hold masks: scratch state of one graph, and no more."""
+
+import uuid
+
+import numpy as np
+from tensorflow.python.ops import resource_variable_ops
+
+from awd_lstm_tf import _drawing, _placing
+from awd_lstm_tf._versions import tf
+
+# Masks are scratch state: in no checkpoint, with no need of an initializer.
+MASKS = "awd_lstm_tf_masks"
+
+
+class _Containers(object):
+    """Whose the names of graphs' containers are."""
+
+
+_CONTAINERS = _Containers()
+
+
+def _container(graph):
+    """The name of the container of `graph`'s masks.
+
+    One for each graph: on one server, names of variables are shared by all
+    graphs, and a mask of the graph before would be found there.
+    """
+    names = _placing.memory(graph, _CONTAINERS)
+    return names.setdefault("name", f"awd_lstm_tf_{uuid.uuid4().hex}")
+
+
+def _scratch_variable(initial, name, collections):
+    # A ResourceVariable made directly, not `tf.get_variable`: its name is
+    # unique by itself, and each replica of a MirroredStrategy has its own. The
+    # device is the one of an op that holds no state, so a device setter for
+    # parameter servers leaves the mask on its worker.
+    graph = tf.get_default_graph()
+    with tf.device(tf.no_op().device), graph.container(_container(graph)):
+        return resource_variable_ops.ResourceVariable(
+            initial, trainable=False, collections=collections, name=name
+        )
+
+
+def _read_or(variable, default):
+    # No initializer is ever needed: an uninitialized mask is the identity.
+    return tf.cond(variable.is_initialized(), variable.read_value, default)
+
+
+class Held(object):
+    """A mask in variables: all ones until one is assigned.
+
+    Two, so a run that reads while another session writes may get one of them
+    from before: at the first update, at a reset, and when the rate changes.
+
+    Both are of integers, the scale as the bits of a float64: what passes
+    through a cond is then in a GPU's memory, where bools are not, and is left
+    alone by `tf.add_check_numerics_ops`, which refuses floats in a cond.
+    """
+
+    def __init__(self, shape, dtype, name, collections=(MASKS,)):
+        self._shape, self._dtype = shape, dtype
+        self._kept = _scratch_variable(self._ones, name, list(collections))
+        self._scale = _scratch_variable(_one, name + "_scale", [])
+
+    def _ones(self):
+        return tf.ones(self._shape, tf.uint8)
+
+    def read(self):
+        """The `Drawn` that is held."""
+        kept = _read_or(self._kept, self._ones)
+        scale = tf.bitcast(_read_or(self._scale, _one), tf.float64)
+        return _drawing.Drawn(
+            tf.cast(kept, tf.bool), tf.cast(scale, self._dtype)
+        )
+
+    def assign(self, drawn):
+        """A list of ops without outputs."""
+        bits = tf.bitcast(tf.cast(drawn.scale, tf.float64), tf.int64)
+        return [
+            self._kept.assign(tf.cast(drawn.kept, tf.uint8), read_value=False),
+            self._scale.assign(bits, read_value=False),
+        ]
+
+
+def _one():
+    return tf.constant(np.float64(1).view(np.int64))

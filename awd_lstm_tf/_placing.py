@@ -1,0 +1,235 @@
+"""Where ops are put: every use of the private parts of TensorFlow's contexts.
+
+`once_per_sequence` puts a computation outside of the loop it is asked for in;
+`memory` has the graph itself keep what was made in it, so that nothing outlives
+its graph, or is found in another.
+"""
+
+import collections
+import contextlib
+import sys
+import weakref
+
+from awd_lstm_tf import _versions
+from awd_lstm_tf._versions import tf
+
+
+class Place(collections.namedtuple("Place", "graph context control_inputs")):
+    """A spot in the graph: what ops created there belong to and wait for."""
+
+    def sees(self, value):
+        """Whether `value` can be used here without being in a deeper loop."""
+        if not isinstance(value, tf.Tensor):
+            return True  # Python values, and variables, which live at the root
+        return self.sees_op(value.op)
+
+    def sees_op(self, op):
+        if op.graph is not self.graph:
+            return op.graph in _around(self.graph)
+        inner, context = op._get_control_flow_context(), self.context
+        while context is not None and context is not inner:
+            context = context.outer_context
+        return inner is None or context is inner
+
+    @property
+    def key(self):
+        """What tells this place from others in its graph."""
+        return self.context, self.control_inputs
+
+
+def here():
+    """The place of a call, without what it waits for."""
+    graph = tf.get_default_graph()
+    return Place(graph, graph._get_control_flow_context(), ())
+
+
+def _around(graph):
+    """The graph and those it is built in, functions' and loops' among them."""
+    found = []
+    while graph is not None:
+        found.append(graph)
+        graph = _versions.outer_graph(graph)
+    return found
+
+
+def outermost(graph):
+    """The graph that holds `graph`, and is no function's."""
+    return _around(graph)[-1]
+
+
+def root_graph():
+    """The outermost graph of what is made now."""
+    return outermost(tf.get_default_graph())
+
+
+def memory(graph, owner):
+    """A dict of what `owner` has made in `graph`.
+
+    The graph holds it, and the owner is held by nothing here: it lives as long
+    as both of them do (test_situations.py::test_graph_is_freed).
+    """
+    if not hasattr(graph, "_awd_lstm_tf"):
+        graph._awd_lstm_tf = weakref.WeakKeyDictionary()
+    return graph._awd_lstm_tf.setdefault(owner, {})
+
+
+def knows(graph, owner):
+    """Whether `owner` has made anything in `graph`."""
+    return owner in getattr(graph, "_awd_lstm_tf", ())
+
+
+# ---------------------------------------------------------------------------
+# Leaving loops
+
+
+def _outside(for_reading):
+    """The graph and control-flow context around the innermost loop.
+
+    Conds on the way to that loop are left, too, so that the steps of
+    `static_rnn` with `sequence_length` (each in a cond) and both branches of a
+    user's cond find one and the same place.
+
+    What is but read, once, when a loop or a compiled function begins, is read
+    further out: where loops and conds are graphs of their own (control flow
+    v2), and in an XLA context, which else is not ours to leave.
+    """
+    graph = tf.get_default_graph()
+    context = graph._get_control_flow_context()
+    while True:
+        if context is None:
+            if not _is_part(graph):
+                return graph, None
+            left_loop = _versions.is_loop_graph(graph)
+            graph = _versions.outer_graph(graph)
+            context = graph._get_control_flow_context()
+        elif context.IsWhileContext() or context.IsCondContext():
+            left_loop = context.IsWhileContext()
+            context = context.outer_context
+        elif for_reading and context.IsXLAContext():
+            left_loop, context = False, context.outer_context
+        else:
+            return graph, context
+        if left_loop and not (for_reading and _is_left(graph, context)):
+            return graph, context
+
+
+def _is_part(graph):
+    """Whether `graph` is a loop's or a branch's (control flow v2)."""
+    return _versions.is_loop_graph(graph) or _versions.is_branch_graph(graph)
+
+
+def _is_left(graph, context):
+    return _in_xla(context) or (context is None and _is_part(graph))
+
+
+def _in_xla(context):
+    while context is not None and not context.IsXLAContext():
+        context = context.outer_context
+    return context is not None
+
+
+def in_xla():
+    """Whether ops created now are compiled by XLA, or nothing."""
+    return any(
+        _in_xla(graph._get_control_flow_context())
+        for graph in _around(tf.get_default_graph())
+    )
+
+
+@contextlib.contextmanager
+def outside_innermost_loop(for_reading=False):
+    """Creates ops outside the innermost loop, and yields their `Place`.
+
+    Unlike `tf.init_scope` and `tf.control_dependencies(None)` it keeps those
+    of the surrounding control dependencies that can be seen from out there, so
+    that a call inside `tf.control_dependencies(update_ops)` is after the update
+    (test_masks.py::test_ordering_is_honoured).
+    """
+    graph, context = _outside(for_reading)
+    before = graph._get_control_flow_context()
+    stack = graph._control_dependencies_stack
+    spot = Place(graph, context, ())
+    waits = [op for level in stack for op in level.control_inputs]
+    kept = tuple(op for op in waits if spot.sees_op(op))
+    with graph.as_default():
+        graph._set_control_flow_context(context)
+        graph._control_dependencies_stack = []
+        try:
+            with tf.control_dependencies(kept):
+                yield spot._replace(control_inputs=kept)
+        finally:
+            graph._control_dependencies_stack = stack
+            graph._set_control_flow_context(before)
+
+
+def made_at(place, *tensors):
+    """Tells the surrounding control dependencies that `tensors` wait already.
+
+    What uses such a tensor need not wait again, and in an inner loop it could
+    not: TensorFlow 1.x would have its Enter wait for an op of another frame
+    (test_masks.py::test_ordering_is_honoured_around_nested_loops).
+    """
+    for level in place.graph._control_dependencies_stack:
+        if set(level.control_inputs) <= set(place.control_inputs):
+            for tensor in tensors:
+                level.add_op(tensor.op)
+
+
+def once_per_sequence(owner, name, make, inputs=()):
+    """`make()`, computed once outside the innermost loop this is called in.
+
+    Args:
+      owner: the object that `make` belongs to.
+      name: what is made, among all that the owner has made.
+      make: a function without arguments that returns a tensor.
+      inputs: the tensors and variables that `make` uses. If one of them was
+        made inside the loop there is no way out: `make` is called in place.
+
+    Returns:
+      The tensor, shared by all calls from the same place.
+    """
+    with outside_innermost_loop() as place:
+        lifted = all(place.sees(value) for value in inputs)
+        cache = memory(place.graph, owner)
+        key = (name, place.key) + tuple(map(_versions.reference, inputs))
+        if lifted and key not in cache:
+            cache[key] = make()
+    if not lifted:
+        return make()
+    made_at(place, cache[key])
+    return cache[key]
+
+
+# ---------------------------------------------------------------------------
+# Inside what
+
+
+_GRADIENT_FUNCTIONS = ("_GradientsHelper", "imperative_grad")
+
+
+def in_gradients():
+    """Whether TensorFlow is at work on a gradient: a step back, not forward.
+
+    A layer called then is one called again, by `recompute_grad` or a user's
+    `tf.custom_gradient`.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if frame.f_code.co_name in _GRADIENT_FUNCTIONS:
+            if module.startswith("tensorflow"):
+                return True
+        frame = frame.f_back
+    return False
+
+
+def in_function():
+    """Whether ops go into a function's graph, not into one of loops alone."""
+    graphs = _around(tf.get_default_graph())[:-1]
+    return not all(map(_is_part, graphs))
+
+
+def in_defun():
+    """Whether ops go into a `Defun`, whose gradient runs it once more."""
+    graphs = _around(tf.get_default_graph())
+    return any(type(graph).__name__ == "_FuncGraph" for graph in graphs)

@@ -1,0 +1,60 @@
+"""What one can look at while training, to see whether dropping works."""
+
+from awd_lstm_tf import _checks, _holding
+from awd_lstm_tf._versions import tf
+
+
+def kept_fraction(drawn):
+    """The share of entries that are not dropped, scalar float32."""
+    kept = tf.logical_and(drawn.kept, drawn.scale > 0)
+    return tf.reduce_mean(tf.cast(kept, tf.float32))
+
+
+def has_changed(drawn):
+    """Whether `drawn` is another than at the last fetch, scalar bool."""
+    shape, dtype = drawn.kept.shape.as_list(), drawn.scale.dtype
+    previous = _holding.Held(shape, dtype, "previous", ())
+    before = previous.read()
+    changed = tf.logical_or(
+        tf.reduce_any(tf.not_equal(drawn.kept, before.kept)),
+        tf.not_equal(drawn.scale, before.scale),
+    )
+    with tf.control_dependencies([changed]):
+        remember = previous.assign(drawn)
+    with tf.control_dependencies(remember):
+        return tf.identity(changed)
+
+
+def mask_summaries(*owners):
+    """Adds `tf.summary` scalars that show whether dropping works.
+
+    For each owner: `kept_fraction`, the share of entries that are not dropped,
+    and `changed`, 1 when the mask is another one than at the last summary. A
+    healthy run shows the keep rate and a row of ones.
+
+    Args:
+      *owners: `WeightDropLSTMCell`s, `WeightDropLSTMBlockFusedCell`s and
+        `VariationalDropout`s, after they were called.
+
+    Returns:
+      List of summary tensors, for `tf.summary.merge`; also in
+      `tf.GraphKeys.SUMMARIES`. Owners with no mask to fetch add none.
+
+    Raises:
+      TypeError: for something that has no mask.
+
+    Example:
+
+        tf.summary.merge(awd_lstm_tf.mask_summaries(cell))
+    """
+    summaries = []
+    for owner in owners:
+        if _checks.mask_owner(owner).mask is None:
+            continue
+        with tf.name_scope(owner.name + "_mask"):
+            changed = tf.cast(owner.mask_changed, tf.float32)
+            summaries += [
+                tf.summary.scalar("kept_fraction", owner.kept_fraction),
+                tf.summary.scalar("changed", changed),
+            ]
+    return summaries
