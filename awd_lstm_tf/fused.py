@@ -52,7 +52,7 @@ class _Steps(object):
             for axis, static in enumerate(inputs.shape.as_list()[:2])
         ]
         self.time = self._sizes[0]
-        self.known = not _checks.istf.convert_to_tensor(self.time)
+        self.known = not _checks.is_tensor(self.time)
 
     def by_time(self, rows):
         """Rows as `[time, batch, depth]`; what is left of a shape stays."""
@@ -632,7 +632,7 @@ class WeightDropLSTMBlockFusedCell(
 
     def __call__(self, inputs, *args, **kwargs):
         """Runs the layer on a sequence, see `call`."""
-        sequence = _checks.floattf.convert_to_tensor(
+        sequence = _checks.float_tensor(
             "inputs", _checks.tensor("inputs", inputs)
         )
         outputs, state = super(WeightDropLSTMBlockFusedCell, self).__call__(
