@@ -24,17 +24,17 @@ from awd_lstm_tf.training import (  # noqa: E402
     training_phase,
 )
 from awd_lstm_tf.variational_dropout import VariationalDropout  # noqa: E402
-from awd_lstm_tf.weight_drop_getter import WeightDropGetter  # noqa: E402
 from awd_lstm_tf.weight_drop_lstm import WeightDropLSTMCell  # noqa: E402
+from awd_lstm_tf.weight_drop_wrapper import WeightDropWrapper  # noqa: E402
 
 __all__ = [
     "MaskUpdateHook",
     "NTASGDOptimizer",
     "TrainingPhaseHook",
     "VariationalDropout",
-    "WeightDropGetter",
     "WeightDropLSTMBlockFusedCell",
     "WeightDropLSTMCell",
+    "WeightDropWrapper",
     "activation_regularization",
     "embedding_dropout",
     "mask_summaries",

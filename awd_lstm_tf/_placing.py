@@ -10,6 +10,8 @@ import contextlib
 import sys
 import weakref
 
+from tensorflow.python.framework import ops
+
 from awd_lstm_tf import _versions
 from awd_lstm_tf._versions import tf
 
@@ -73,9 +75,30 @@ def memory(graph, owner):
     return graph._awd_lstm_tf.setdefault(owner, {})
 
 
-def knows(graph, owner):
-    """Whether `owner` has made anything in `graph`."""
-    return owner in getattr(graph, "_awd_lstm_tf", ())
+_last = weakref.WeakKeyDictionary()  # the graph that an owner was last used in
+
+
+def root_memory(owner):
+    """The `memory` of the outermost graph of what is made now."""
+    graph = root_graph()
+    _last[owner] = weakref.ref(graph)
+    return memory(graph, owner)
+
+
+def known_memory(owner):
+    """The same, or that of the graph that `owner` was last used in; or None."""
+    graph = root_graph()
+    if owner not in getattr(graph, "_awd_lstm_tf", ()):
+        graph = owner in _last and _last[owner]()
+    return memory(graph, owner) if graph else None
+
+
+@contextlib.contextmanager
+def at_root(tensors):
+    """Creates ops in the graph of `tensors`, outside of all contexts."""
+    (graph,) = {outermost(tensor.graph) for tensor in tensors}
+    with graph.as_default(), ops.init_scope():
+        yield
 
 
 # ---------------------------------------------------------------------------

@@ -6,6 +6,7 @@ gets from here what it calls `tf`: the names of TensorFlow 1.x.
 
 import contextlib
 import importlib
+import inspect
 import operator
 import sys
 import warnings
@@ -169,6 +170,34 @@ def keras_backend():
     except (AttributeError, ImportError):
         return None
     return sys.modules[phase.__module__]
+
+
+def keras_layers():
+    """Keras 2's module of layers; None where there is none."""
+    try:
+        return tf.keras.layers if keras_backend() else None
+    except (AttributeError, ImportError):
+        return None
+
+
+def is_layer(value):
+    """Whether `value` is a layer or cell, of Keras or not."""
+    kinds = [Layer]
+    if keras_layers() is not None:
+        kinds.append(tf.keras.layers.Layer)
+    return isinstance(value, tuple(kinds))
+
+
+def track(owner, part, name):
+    """Has object-based checkpoints of `owner` hold those of `part`."""
+    for method in ("_track_trackable", "_track_checkpointable"):
+        if hasattr(owner, method):
+            return getattr(owner, method)(part, name=name)
+
+
+def arguments(call):
+    """The names of what a method takes."""
+    return inspect.signature(call).parameters
 
 
 def stateless_random_uniform(shape, key, dtype):

@@ -33,8 +33,8 @@ def mask_summaries(*owners):
     healthy run shows the keep rate and a row of ones.
 
     Args:
-      *owners: `WeightDropLSTMCell`s, `WeightDropLSTMBlockFusedCell`s and
-        `VariationalDropout`s, after they were called.
+      *owners: `WeightDropLSTMCell`s, `WeightDropLSTMBlockFusedCell`s,
+        `WeightDropWrapper`s and `VariationalDropout`s, after they were called.
 
     Returns:
       List of summary tensors, for `tf.summary.merge`; also in
@@ -49,12 +49,13 @@ def mask_summaries(*owners):
     """
     summaries = []
     for owner in owners:
-        if _checks.mask_owner(owner).mask is None:
+        kept_fraction = _checks.mask_owner(owner).kept_fraction
+        if kept_fraction is None:
             continue
         with tf.name_scope(owner.name + "_mask"):
             changed = tf.cast(owner.mask_changed, tf.float32)
             summaries += [
-                tf.summary.scalar("kept_fraction", owner.kept_fraction),
+                tf.summary.scalar("kept_fraction", kept_fraction),
                 tf.summary.scalar("changed", changed),
             ]
     return summaries

@@ -93,13 +93,12 @@ class Mask(object):
         self._argument = argument
         self._shape = self._dtype = None
         self._whole_rows = 0
-        self._last_graph = None  # a weak reference
         if self.active:
             _checks.graph_mode(argument)
 
     def __deepcopy__(self, memo):
         twin = copy.copy(self)  # with the same tensors: they are not copied
-        twin._last_graph = twin._shape = None
+        twin._shape = None
         if self._shape is not None:
             twin.build(self._shape, self._dtype, self._whole_rows)
         return twin
@@ -139,19 +138,14 @@ class Mask(object):
 
     def _in_graph(self):
         """The `_InGraph` of the graph that ops are put in now."""
-        graph = _placing.root_graph()
-        memory = _placing.memory(graph, self)
-        self._last_graph = weakref.ref(graph)
+        memory = _placing.root_memory(self)
         if "state" not in memory:
-            memory["state"] = self._begin(graph)
+            memory["state"] = self._begin(_placing.root_graph())
         return memory["state"]
 
     def _known(self):
         """The `_InGraph` that is asked about: here, or where it was last."""
-        graph = _placing.root_graph()
-        if not _placing.knows(graph, self):
-            graph = self._last_graph and self._last_graph()
-        return graph and _placing.memory(graph, self).get("state")
+        return (_placing.known_memory(self) or {}).get("state")
 
     def _begin(self, graph):
         state = _InGraph(graph)
