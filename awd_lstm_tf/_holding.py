@@ -69,8 +69,11 @@ class Held(object):
         """The `Drawn` that is held."""
         kept = _read_or(self._kept, self._ones)
         scale = tf.bitcast(_read_or(self._scale, _one), tf.float64)
+        # Not a cast: what has a gradient, `tf.custom_gradient` follows back to
+        # a variable that it then does not find in any collection.
         return _drawing.Drawn(
-            tf.cast(kept, tf.bool), tf.cast(scale, self._dtype)
+            tf.not_equal(kept, 0),
+            tf.stop_gradient(tf.cast(scale, self._dtype)),
         )
 
     def assign(self, drawn):

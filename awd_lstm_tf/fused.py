@@ -385,7 +385,7 @@ def _by_transposed(rows, matrix):
 GRADIENT = "AwdLstmTfSequence"
 _SECOND_ORDER = "AwdLstmTfSecondOrder"
 
-_NO_CLIP = float("inf")
+_NO_CLIP = -1.0  # as in LSTMBlockFusedCell
 
 # What the first input of the op says: floats, and how many tensors follow.
 _Header = collections.namedtuple(
