@@ -6,7 +6,6 @@ Each check returns the value it was given, ready to use.
 
 import math
 import numbers
-import re
 
 import numpy as np
 from tensorflow.python.ops import gen_logging_ops
@@ -247,50 +246,6 @@ def keep_prob_outside_loops(argument, visible):
         raise ValueError(
             f"`{argument}` must be made outside of the loop for a mask that "
             "is drawn outside of it, got a tensor made inside: move it out."
-        )
-
-
-def name_predicate(argument, value):
-    """A function from a name to a bool, or a regular expression for one."""
-    if callable(value):
-        return value
-    try:
-        return re.compile(value).search
-    except (TypeError, re.error):
-        raise TypeError(
-            f"`{argument}` must be a regular expression or a function from a "
-            f"name to a bool, got {value!r}."
-        ) from None
-
-
-def known_variable_shape(name, shape):
-    """The shape of a variable whose mask is to be made, as a list of ints."""
-    if not shape.is_fully_defined():
-        raise ValueError(
-            f"`names` must choose variables of known shape, got '{name}' of "
-            f"shape {shape}: leave it out."
-        )
-    return shape.as_list()
-
-
-def gotten(method, masked):
-    """A getter was asked for a variable that it drops."""
-    if not masked:
-        raise ValueError(
-            f"`{method}` needs a mask, and no trainable variable that `names` "
-            "chooses was gotten yet: build layers in `tf.variable_scope(..., "
-            "custom_getter=...)` first (tf.keras.layers do not ask getters)."
-        )
-
-
-def read_whole(name, whole):
-    """A partitioned variable has one mask for all of its parts."""
-    if not whole:
-        raise ValueError(
-            f"The partitioned variable '{name}' must be read whole while its "
-            "weights are dropped, not part by part: look up embeddings with "
-            "`awd_lstm_tf.embedding_dropout`, and give a regularizer to the "
-            "scope, not to the layer."
         )
 
 

@@ -11,7 +11,12 @@ def kept_fraction(drawn):
 
 
 def has_changed(drawn):
-    """Whether `drawn` is another than at the last fetch, scalar bool."""
+    """Whether `drawn` is another than at the last fetch, scalar bool.
+
+    None for a mask of sizes that are known only at run time.
+    """
+    if not drawn.kept.shape.is_fully_defined():
+        return None
     shape, dtype = drawn.kept.shape.as_list(), drawn.scale.dtype
     previous = _holding.Held(shape, dtype, "previous", ())
     before = previous.read()
@@ -53,9 +58,9 @@ def mask_summaries(*owners):
         if kept_fraction is None:
             continue
         with tf.name_scope(owner.name + "_mask"):
-            changed = tf.cast(owner.mask_changed, tf.float32)
-            summaries += [
-                tf.summary.scalar("kept_fraction", kept_fraction),
-                tf.summary.scalar("changed", changed),
-            ]
+            summaries.append(tf.summary.scalar("kept_fraction", kept_fraction))
+            changed = owner.mask_changed
+            if changed is not None:
+                changed = tf.cast(changed, tf.float32)
+                summaries.append(tf.summary.scalar("changed", changed))
     return summaries
