@@ -93,6 +93,27 @@ def known_memory(owner):
     return memory(graph, owner) if graph else None
 
 
+class _Seeds(object):
+    """Whose the counts of seeds in graphs are."""
+
+
+_SEEDS = _Seeds()
+
+
+def seed_in_function():
+    """An op-level seed where TensorFlow's own would not do; else None.
+
+    Under `tf.set_random_seed` it numbers ops within their graph, so the same in
+    each branch of `static_rnn` with `sequence_length` (control flow v2).
+    """
+    graph = tf.get_default_graph()
+    if graph.seed is None or _versions.outer_graph(graph) is None:
+        return None
+    counts = memory(outermost(graph), _SEEDS)
+    counts["seeds"] = counts.get("seeds", 0) + 1
+    return 2**30 + counts["seeds"]
+
+
 @contextlib.contextmanager
 def at_root(tensors):
     """Creates ops in the graph of `tensors`, outside of all contexts."""

@@ -180,6 +180,14 @@ def keras_layers():
         return None
 
 
+def deserialize_layer(config, custom_objects=None):
+    """The layer of Keras 2 that `config` describes."""
+    layers = tf.keras.layers
+    if not hasattr(layers, "deserialize"):  # 1.x
+        layers = importlib.import_module("tensorflow.python.keras.layers")
+    return layers.deserialize(config, custom_objects=custom_objects)
+
+
 def is_layer(value):
     """Whether `value` is a layer or cell, of Keras or not."""
     kinds = [Layer]

@@ -387,10 +387,13 @@ _SECOND_ORDER = "AwdLstmTfSecondOrder"
 
 _NO_CLIP = -1.0  # as in LSTMBlockFusedCell
 
-# What the first input of the op says: floats, and how many tensors follow.
+# What an input of the op says: settings, how many tensors follow, and sizes,
+# which tensors may have lost on the way (control flow v2).
 _Header = collections.namedtuple(
-    "_Header", "forget_bias cell_clip peepholes alive blocks"
+    "_Header",
+    "forget_bias cell_clip peepholes alive blocks time batch depth units",
 )
+_UNKNOWN = -1
 
 
 def _marked(gradient, tensors):
@@ -422,6 +425,11 @@ def _run(tensors, peepholes, alive, save, forget_bias, cell_clip):
         len(peepholes),
         int(alive is not None),
         len(series[0]) if series else 0,
+        *[
+            _UNKNOWN if size is None else size
+            for size in tensors[0].shape.as_list()
+            + tensors[4].shape.as_list()[1:]
+        ],
     )
     header = tf.constant(header, tf.float64, name="settings")
     known = list(tensors) + list(peepholes)
@@ -437,28 +445,69 @@ def _sequence(tensors, peepholes, alive, forget_bias, cell_clip):
 
 @ops.RegisterGradient(GRADIENT)
 def _gradient(op, d_outputs, d_c, d_h, *_):
-    results, header = 3, _Header(*tensor_util.constant_value(op.inputs[3]))
-    known = iter(op.inputs[results + 1 :])
-
-    def take(count):
-        # In the gradient of a user's loop this is where tensors come over from
-        # the forward pass: into a loop of ours they cannot
-        # (test_fused.py::test_in_a_users_loop).
-        return [tf.identity(next(known)) for _ in range(int(count))]
-
-    tensors, peepholes = take(5), take(header.peepholes)
-    (alive,) = take(header.alive) or [None]
+    results = 3
+    header = _header_of(op.inputs[results])
+    tensors, peepholes, alive, series = _parts(header, op.inputs[results + 1 :])
     clip = None if header.cell_clip == _NO_CLIP else header.cell_clip
     sequence = _sequence(tensors, peepholes, alive, header.forget_bias, clip)
-    saved = [take(header.blocks) for _ in _Saved._fields]
     if not header.blocks:
-        _, saved = sequence.forward(True)
-    elif header.blocks == 1:
-        saved = [rows for (rows,) in saved]
-    gradients = sequence.backward(_Saved(*saved), d_outputs, [d_c, d_h])
+        _, series = sequence.forward(True)
+    gradients = sequence.backward(_Saved(*series), d_outputs, [d_c, d_h])
     gradients = _marked(_SECOND_ORDER, gradients)
     passed = len(op.inputs) - results - 1 - len(gradients)
     return [None] * (results + 1) + gradients + [None] * passed
+
+
+def _header_of(tensor):
+    values = tensor_util.constant_value(tensor)
+    if values is None:
+        raise ValueError(
+            f"'{tensor.op.name}' must be the constant that "
+            "WeightDropLSTMBlockFusedCell made for its gradient, got "
+            f"{tensor.op.type}: what rewrote this graph must leave constants."
+        )
+    floats = _Header._fields[:2]
+    return _Header(
+        *[
+            value if name in floats else int(value)
+            for name, value in zip(_Header._fields, values.tolist())
+        ]
+    )
+
+
+def _parts(header, known):
+    """What the gradient's op was given, as lists: see `_run`."""
+    known = iter(known)
+    sizes = [header.time, header.batch, header.depth, header.units]
+    time, batch, depth, units = [
+        None if size == _UNKNOWN else size for size in sizes
+    ]
+
+    def take(*shape):
+        # In the gradient of a user's loop this is where tensors come over from
+        # the forward pass: into a loop of ours they cannot
+        # (test_fused.py::test_in_a_users_loop).
+        tensor = tf.identity(next(known))
+        tensor.set_shape(shape)
+        return tensor
+
+    tensors = [
+        take(time, batch, depth),
+        take(depth + units, 4 * units),
+        take(4 * units),
+        take(batch, units),
+        take(batch, units),
+    ]
+    peepholes = [take(units) for _ in range(header.peepholes)]
+    alive = take(None) if header.alive else None
+    rows = batch if header.blocks > 1 else None
+    series = [
+        [take(rows, units) for _ in range(header.blocks)]
+        for _ in _Saved._fields
+    ]
+    if header.blocks == 1:
+        series = [block for (block,) in series]
+    return tensors, peepholes, alive, series
 
 
 @ops.RegisterGradient(_SECOND_ORDER)

@@ -204,7 +204,9 @@ class Mask(object):
             )
         # Ops of one seed would all draw the same sequence of masks.
         state.draws += 1
-        return None if self._seed is None else self._seed + state.draws - 1
+        if self._seed is None:
+            return _placing.seed_in_function()
+        return self._seed + state.draws - 1
 
     def _draw(self, state, dropping):
         seed = self._next_seed(state)

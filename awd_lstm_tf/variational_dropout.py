@@ -185,11 +185,9 @@ def _checked_broadcast(mask_shape, inputs):
     # With ones in front, for inputs of fewer dimensions than the mask.
     padded = tf.concat([tf.ones([rank], tf.int32), actual], 0)
     have = tf.slice(padded, [tf.size(padded) - rank], [rank])
-    need = tf.where(
-        [size is None for size in mask_shape],
-        have,
-        [size or 0 for size in mask_shape],
-    )
+    is_free = [size is None for size in mask_shape]
+    need = tf.where(is_free, have, [size or 0 for size in mask_shape])
     fits = tf.reduce_all(tf.logical_or(tf.equal(need, 1), tf.equal(need, have)))
+    fits = tf.logical_and(fits, tf.size(actual) >= rank)
     message = f"{_BROADCASTS}{mask_shape} for inputs of shape "
     return _checks.asserted(inputs, fits, message, actual)
