@@ -312,24 +312,6 @@ class IntegerGraph(object):
     def make_weights_symmetric(self):
         """Gives weights that were trained with a zero point steps without one.
 
-<<<<<<< HEAD
-    def _model_flags(self):
-        flags = _versions.toco_protos("model_flags_pb2").ModelFlags()
-        for tensor in self._inputs:
-            self._describe_input(flags.input_arrays.add(), tensor)
-        flags.output_arrays.extend(tensor.op.name for tensor in self._outputs)
-        for state, new_state in self._states:
-            flags.rnn_states.add(
-                state_array=state.op.name,
-                back_edge_source_array=new_state.op.name,
-                size=state.shape.as_list()[-1],
-            )
-            # Else it gets as many dimensions as the first input, which may be
-            # ids, has.
-            array = flags.arrays_extra_info.entries.add(name=state.op.name)
-            array.shape.dims.extend(state.shape.as_list())
-        return flags
-=======
         They are then other weights, about as far from the trained ones as those
         are from floats. `changed` has them, by the name of the fake quant's
         output.
@@ -339,7 +321,6 @@ class IntegerGraph(object):
                 self._make_symmetric(self.rounding_of(op.inputs[1]))
         if self.changed:
             self._values = self._evaluated()
->>>>>>> eb93789 (tflite.convert writes both forms itself, checks them beside the graph, and names what it refuses)
 
     def _make_symmetric(self, rounding):
         if rounding is None or rounding.outputs[0].name in self.changed:
