@@ -20,17 +20,20 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent / ".venv-runtimes"
 FOLDER = pathlib.Path(os.environ.get("AWD_LSTM_TF_RUNTIMES", str(FOLDER)))
 HERE = None  # this process's own interpreter
 
-# Runs in the other Python: all draws of one model.
+# Runs in the other Python: draws of several models.
 WORKER = """
 import pickle, sys
 sys.path.insert(0, sys.argv[1])
 import run_tflite
 with open(sys.argv[2], "rb") as file:
-    content, draws = pickle.load(file)
-model = run_tflite.find_runtime()(content)
-found = [model.run(values) for values in draws] if draws else None
+    contents, draws = pickle.load(file)
+runtime, found = run_tflite.find_runtime(), []
+for content, each in zip(contents, draws):
+    model = runtime(content)
+    outputs = [model.run(values) for values in each]
+    found.append((model.inputs, model.outputs, outputs))
 with open(sys.argv[3], "wb") as file:
-    pickle.dump((model.inputs, model.outputs, found), file, 2)
+    pickle.dump(found, file, 2)
 """
 
 
@@ -56,21 +59,37 @@ class Described(object):
         self.inputs, self.outputs = inputs, outputs
 
 
-def run_draws(run_tflite, path, content, draw):
-    """Runs a model on draws: what `draw` returns, given the model's ends."""
+def run_draws(run_tflite, path, contents, draw):
+    """Runs models on draws.
+
+    Args:
+      path: HERE, or the Python to run them in.
+      contents: list of models.
+      draw: function of a model's number and of its ends, to lists of inputs.
+
+    Returns:
+      For each model a list, by draw, of its outputs.
+    """
     if path is HERE:
-        model = run_tflite.find_runtime()(content)
-        return [model.run(values) for values in draw(model)]
-    inputs, outputs, _ = _work(run_tflite, path, content, None)
-    draws = draw(Described(inputs, outputs))
-    return _work(run_tflite, path, content, draws)[2]
+        models = [run_tflite.find_runtime()(content) for content in contents]
+        return [
+            [model.run(values) for values in draw(number, model)]
+            for number, model in enumerate(models)
+        ]
+    nothing = [[] for _ in contents]
+    described = _work(run_tflite, path, contents, nothing)
+    draws = [
+        draw(number, Described(*ends[:2]))
+        for number, ends in enumerate(described)
+    ]
+    return [each[2] for each in _work(run_tflite, path, contents, draws)]
 
 
-def _work(run_tflite, path, content, draws):
+def _work(run_tflite, path, contents, draws):
     with tempfile.TemporaryDirectory() as folder:
         ends = [os.path.join(folder, name) for name in ("in", "out")]
         with open(ends[0], "wb") as file:
-            pickle.dump((content, draws), file, 2)
+            pickle.dump((contents, draws), file, 2)
         examples = os.path.dirname(run_tflite.__file__)
         _output([path, "-c", WORKER, examples] + ends)
         with open(ends[1], "rb") as file:

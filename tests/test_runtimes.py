@@ -192,7 +192,7 @@ def beside(run_tflite, name, session, form, ends, outputs, count=60):
         session, [x], [], list(zip(old, outputs)), form=form
     )
 
-    def draw(model):
+    def draw(_, model):
         for values in beside_graph.draws(model, count, [None] * len(ends)):
             drawn.append(values)
             wanted.append(
@@ -201,7 +201,7 @@ def beside(run_tflite, name, session, form, ends, outputs, count=60):
         return drawn
 
     python = runtimes.python(name)
-    found = runtimes.run_draws(run_tflite, python, content, draw)
+    (found,) = runtimes.run_draws(run_tflite, python, [content], draw)
     return beside_graph.differences(wanted, found, outputs)
 
 
