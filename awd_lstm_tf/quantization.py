@@ -260,18 +260,17 @@ class CellQuantizer(object):
       cell: the LSTMCell, with its variables made.
       is_train: bool or scalar bool tensor. False: the ranges are frozen.
       delay: int, the global step from which on training quantizes.
-      largest_factor: the largest number that a weight of the kernel is
-        multiplied with before it is rounded, as by a dropout mask: a float, or
-        a function without arguments that makes a scalar tensor.
+      keep_prob: the rate that the kernel's weights are kept at, and divided by,
+        in training: float or scalar tensor; None where none are dropped.
 
     Raises:
       TypeError: if the cell is not one of float32.
     """
 
-    def __init__(self, cell, is_train=True, delay=0, largest_factor=1.0):
+    def __init__(self, cell, is_train=True, delay=0, keep_prob=None):
         _checks.quantizable_dtype(cell._kernel.dtype.base_dtype)
         self._cell, self._is_train, self._delay = cell, is_train, delay
-        self._largest_factor = largest_factor
+        self._keep_prob = keep_prob
         cell.built = False  # a built layer only looks up variables
         self._range = KernelRange(cell, "kernel")
         if cell._num_proj is not None:
@@ -326,14 +325,20 @@ class CellQuantizer(object):
     def _kernel(self, kernel):
         # The range is that of the kernel itself, with nothing dropped.
         bound = self._bound("bound", self._range, self._cell._kernel)
-        factor = self._largest_factor
-        if callable(factor):
-            factor = self._once("factor", factor, [self._is_train])
         return self._once(
             "kernel",
-            lambda: quantize_kernel(kernel, bound * factor),
-            [kernel, bound, self._is_train, factor],
+            lambda: quantize_kernel(kernel, bound * self._largest_factor()),
+            [kernel, bound, self._is_train, self._keep_prob],
         )
+
+    def _largest_factor(self):
+        """The largest number that a mask multiplies a weight with."""
+        if self._keep_prob is None:
+            return 1.0
+        largest = 1.0 / tf.cast(self._keep_prob, tf.float32)
+        if self._is_train is True:
+            return largest
+        return tf.where(self._is_train, largest, 1.0)
 
     def _projection(self):
         if self._cell._num_proj is None:
