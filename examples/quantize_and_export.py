@@ -327,7 +327,8 @@ def run_there(python, path, ids):
             universal_newlines=True,
         )
         if done.returncode:
-            print(f"{python} does not run {path}: {done.stderr[-300:].strip()}")
+            (*_, said) = done.stderr.strip().splitlines() or [""]
+            print(f"{python} does not run {path}: {said}")
             return None
         told = json.loads(done.stdout.splitlines()[-1])
         with np.load(ends[1]) as data:

@@ -3,7 +3,7 @@
 import collections
 
 import numpy as np
-import tensorflow as tf
+from versions import tf
 
 from awd_lstm_tf import WeightDropLSTMCell
 

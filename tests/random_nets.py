@@ -9,7 +9,7 @@ twice, and be softmax weights, too.
 import collections
 
 import numpy as np
-import tensorflow as tf
+from versions import tf
 
 from awd_lstm_tf import WeightDropLSTMCell
 

@@ -13,7 +13,7 @@ import tempfile
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from versions import tf
 
 NAMES = ("ai-edge-litert", "tflite-runtime", "tflite-micro")
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / ".venv-runtimes"

@@ -11,7 +11,7 @@ import beside_graph
 import pytest
 import random_nets
 import runtimes
-import tensorflow as tf
+from versions import tf
 
 from awd_lstm_tf import tflite
 

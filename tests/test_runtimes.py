@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import quantized_steps
 import runtimes
-import tensorflow as tf
+from versions import tf
 
 from awd_lstm_tf import WeightDropLSTMCell, tflite
 

@@ -11,9 +11,9 @@ import integer_reference
 import numpy as np
 import pytest
 import quantized_steps
-import tensorflow as tf
 import versions
 from quantized_steps import set_ranges
+from versions import tf
 
 from awd_lstm_tf import WeightDropLSTMCell, tflite
 

@@ -47,12 +47,3 @@ def call_for_each_replica(strategy, function):
     else:
         call = strategy.call_for_each_tower
     return strategy.unwrap(call(function))
-
-
-def create_eval_graph(symmetric):
-    """The rewriter's, with symmetric ranges where it knows them."""
-    rewriter = tf.contrib.quantize
-    if MINOR >= 13:
-        rewriter.experimental_create_eval_graph(symmetric=symmetric)
-    else:
-        rewriter.create_eval_graph()
