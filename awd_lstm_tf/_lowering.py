@@ -598,6 +598,7 @@ class _Lowering(object):
 
     def _bias_type(self, matmul, bias, largest, factor):
         """int32, if all sums can be rescaled in 32 bits."""
+        _check_factor(matmul.name, factor)
         _, exponent = np.frexp(factor)
         if largest * 2.0 ** max(exponent, 0) <= _INT32:
             return "int32"
@@ -673,6 +674,15 @@ def _check_known(op):
             f"The op '{op.name}' of type {op.type} has no integer form: a "
             "model may hold cells with `is_quant=True` and `is_train=False` "
             "called once, embeddings by gather, dense layers and softmax."
+        )
+
+
+def _check_factor(name, factor):
+    # What TFLite takes for 0.
+    if factor < 2.0**-31:
+        raise ValueError(
+            f"The op '{name}' has operands whose ranges are too small for its "
+            f"own, by a factor of {factor:.1e}: train them, or leave it out."
         )
 
 
@@ -1052,6 +1062,9 @@ class Int16x8(_Lowering):
         return Grid(float(np.abs(values).max()) / 32767 or 1.0, *UNIT16[1:])
 
     def _elementwise(self, kind, name, operands, shape, grid, fused):
+        if kind == "MUL":
+            scales = [tensor.scale for tensor in operands]
+            _check_factor(name, scales[0] * scales[1] / grid.scale)
         made = self._tensor(name, shape, grid)
         a, b = (
             tensor.scale * max(-tensor.reach[0], tensor.reach[1])

@@ -1,4 +1,12 @@
-"""Export of a quantized model as a TFLite file that computes with integers."""
+"""Export of a quantized model as a TFLite file that computes with integers.
+
+| form | activations | weights | runs in |
+|---|---|---|---|
+| "uint8" | uint8; int16 in the cell | uint8 | TensorFlow 1.11 and later, LiteRT |
+| "int16x8" | int16 | int8 | LiteRT, TFLite of 2.8 and later, TFLite Micro |
+
+Both are exact images of one fake-quant graph: no form needs another training.
+"""
 
 from awd_lstm_tf import (
     _checks,
@@ -14,14 +22,25 @@ def convert(session, inputs, outputs, states, form=None, check=True):
 
     The graph is one for evaluation: cells with `is_quant=True` and
     `is_train=False`, called once, and around them embeddings by gather, dense
-    layers rewritten by `tf.contrib.quantize.create_eval_graph`, and softmax.
+    layers rewritten by `tf.contrib.quantize.create_eval_graph` (or with fake
+    quant of your own), concatenations, sums, products, relu and softmax.
 
     All tensors of the model are integers. Its inputs are `inputs`, then those
     of `states`; its outputs are `outputs`, then those of `states`. They bear
     the op names of the tensors given. A real value `r` is the integer
     `r / scale + zero_point`, with the two from `quantization` in the details
-    that `tf.lite.Interpreter` gives. The zero state is a state's zero point;
+    that TFLite's interpreter gives. The zero state is a state's zero point;
     the state outputs are fed back as they are.
+
+    Nothing that is random or held may be behind the outputs: a cell whose
+    `is_train` is True or a tensor, dropout, data of a queue. What has no exact
+    integer form is refused by the name of its op.
+
+    With `check`, the model is run beside the session's graph on 8 random states
+    and inputs before it is returned, and every output compared in its own
+    steps. "uint8" is run by TensorFlow's own interpreter; "int16x8" by that of
+    TensorFlow 2.x, and on 1.x, which cannot run it, by this library. How much
+    may differ: 1 step of `h` (2 with a projection), see docs/quantization.md.
 
     Args:
       session: `tf.Session` whose variables hold the trained values.
@@ -30,16 +49,22 @@ def convert(session, inputs, outputs, states, form=None, check=True):
       outputs: list of tensors; where one goes into fake quant, what comes out
         of that, so logits are those after `create_eval_graph`, too.
       states: list of (input tensor, output tensor) pairs.
+      form: "uint8" or "int16x8"; by default the one that the TensorFlow at hand
+        runs itself: "uint8" on 1.x, "int16x8" on 2.x.
+      check: False: what is returned may be wrong.
 
     Returns:
       The model, as bytes.
 
     Raises:
       ValueError: naming the op or the range at fault, when something has no
-        integer form.
+        integer form; naming the output, when the model is wrong.
       TypeError: for a value of the wrong kind.
       ImportError: when the package `flatbuffers` is missing.
-      OSError: when TensorFlow's converter, `toco_from_protos`, is missing.
+
+    Warns:
+      UserWarning: how much is lost, where "int16x8" cannot hold weights that
+        were trained with a zero point.
 
     Example:
 
@@ -51,10 +76,11 @@ def convert(session, inputs, outputs, states, form=None, check=True):
         with tf.variable_scope("rnn"):
             output, state = cell(tf.gather(embedding, ids), (c, h))
         logits = tf.layers.dense(output, 1000)
-        tf.contrib.quantize.create_eval_graph()
+        tf.contrib.quantize.experimental_create_eval_graph(symmetric=True)
         tf.train.Saver().restore(session, checkpoint)
         model = awd_lstm_tf.tflite.convert(
-            session, [ids], [logits], [(c, state.c), (h, state.h)])
+            session, [ids], [logits], [(c, state.c), (h, state.h)],
+            form="int16x8")
     """
     inputs = _checks.listed("inputs", inputs)
     outputs = _checks.listed("outputs", outputs)

@@ -472,16 +472,21 @@ def test_zero_kernel_is_refused(open_session, form):
     refused(session, "weights .* are all zero", [x], [], net.states, form=form)
 
 
-def test_bias_that_overflows(open_session):
+@pytest.mark.parametrize("size", [1e-5, 1e-8])
+def test_bias_that_overflows(open_session, size):
     x = placeholder("x", 6)
     net = Net(x)
-    tiny = tf.constant(np.full([8, 3], 1e-7), tf.float32)
-    tiny = rounded_to(tiny, -1e-7, 1e-7, narrow_range=True)
+    tiny = tf.constant(np.full([8, 3], size), tf.float32)
+    tiny = rounded_to(tiny, -size, size, narrow_range=True)
     product = tf.matmul(net.new_h, tiny, name="product")
     bias = tf.constant([1.0, 2.0, 3.0], name="bias")
     output = rounded_to(tf.nn.bias_add(product, bias), -4, 4)
     session = trained(open_session())
     ends = [x], [output], net.states
+    if size < 1e-6:
+        for form in FORMS:
+            refused(session, "'product' .* too small", *ends, form=form)
+        return
     refused(session, "'product' overflows 32 bits, with its bias 'bias'", *ends)
     assert tflite.convert(session, *ends, form="int16x8")
 
