@@ -25,7 +25,7 @@ PYTEST = work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && cd "$$work" && \
     "$(CURDIR)/$(VENV)/bin/python" -m pytest "$(CURDIR)/tests" --installed \
     -n $(JOBS) -p no:cacheprovider
 
-.PHONY: help demo test check test-all slow bench docs parity lint format wheel clean
+.PHONY: help demo test check test-all slow runtimes bench docs parity lint format wheel clean
 .DELETE_ON_ERROR:
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo 'make check    the tests alone, without the lint'
 	@echo 'make test-all  the tests on every TensorFlow in tools/versions.txt'
 	@echo 'make slow     the same tests, but those marked slow'
+	@echo 'make runtimes  all tests of exported models, in the runtimes of today'
 	@echo 'make bench    time and memory of all layers (TORCH: that of PyTorch, too)'
 	@echo 'make docs     docs/api.md from the docstrings'
 	@echo 'make parity   the recipe beside PyTorch; TORCH is a Python that has it'
@@ -49,13 +50,21 @@ demo: $(VENV)/.installed
 test: lint check
 
 check: $(VENV)/.installed
+	@$(MAKE) -s .venv-runtimes/.ready || echo 'Tests in runtimes are skipped'
 	@$(PYTEST) $(ARGS)
 
 test-all: dist/.checked
 	@$(PYTHON_LINT) tools/test_all.py --jobs $(JOBS) $(ARGS)
 
-slow: $(VENV)/.installed
+slow: $(VENV)/.installed .venv-runtimes/.ready
 	@$(PYTEST) -m slow $(ARGS)
+
+runtimes: $(VENV)/.installed .venv-runtimes/.ready
+	@$(PYTEST) -m 'slow or not slow' \
+	    -k 'runtimes or random_nets or tflite_nets' $(ARGS)
+
+.venv-runtimes/.ready: tools/runtimes.sh
+	@tools/runtimes.sh && touch $@
 
 # The matmul limit is among the rows of step_time.py.
 bench: $(VENV)/.installed

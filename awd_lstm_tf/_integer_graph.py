@@ -1,68 +1,154 @@
-"""The part of a graph that becomes an integer-only model.
+"""The part of a session's graph that becomes an integer-only model.
 
 Between inputs and outputs there are ops; all else that leads into them, such
-as variables and what is computed from them, is evaluated to constants. Each op
-is checked to have an integer form, because the converter, toco, says with an
-abort at most that something has none, and converts some ops to wrong ones.
+as variables and what is computed from them, is evaluated to constants. What
+must not be a constant is refused by name: a random number, a held mask, a
+variable that is changed when the outputs are run, data of a queue.
 """
 
-from awd_lstm_tf import _checks, _versions
+import collections
+
+import numpy as np
+
+from awd_lstm_tf import masks
 from awd_lstm_tf._versions import tf
 
-_FAKE_QUANT = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars"}
-_GATHER = {"Gather", "GatherV2", "ResourceGather"}
-_PASSING = {"Identity", "Reshape", "Squeeze", "ExpandDims"}  # same values
-_RELU = {"Relu", "Relu6"}  # only together with the op before
-_ADD = {"Add", "AddV2"}
-_ELEMENTWISE = _ADD | {"Sub", "Mul"}
-_RANGED = _ELEMENTWISE | _RELU | {"MatMul", "BiasAdd", "Sigmoid", "Tanh"}
-_RANGELESS = {"ConcatV2", "Split", "Slice", "StridedSlice", "Softmax"}
-_INTEGER = _FAKE_QUANT | _GATHER | _PASSING | _RANGED | _RANGELESS
+FAKE_QUANT = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars"}
+PASSING = {"Identity", "Reshape", "Squeeze", "ExpandDims"}  # same values
+# Where a tensor's values come from, but for their order.
+_REARRANGING = PASSING | {"Transpose", "Split", "SplitV", "Slice"}
+_REARRANGING |= {"StridedSlice", "StopGradient"}
+# Known from shapes alone, whatever goes in.
+_OF_SHAPES = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
 
-# What may come between an op and its fake quant: TFLite computes it together
-# with the op.
-_FUSED_AFTER = {"MatMul": _ADD | _RELU | {"BiasAdd"}, "BiasAdd": _RELU}
-_FUSED_AFTER.update(dict.fromkeys(_ADD, _RELU))
+# Stateful ops whose value is one of a checkpoint, or that have none.
+_LASTING = {"Variable", "VariableV2", "VarHandleOp", "ReadVariableOp"}
+_LASTING |= {"ResourceGather", "VarIsInitializedOp", "Assert", "Print"}
+_LASTING |= {"PrintV2", "CheckNumerics", "CheckNumericsV2", "If"}
+_LASTING |= {"PartitionedCall", "StatefulPartitionedCall"}
+_OF_LOOPS = ("While", "TensorArray")  # refused as ops, not as values
+_RANDOM = ("Random", "Multinomial", "TruncatedNormal", "RngUniform")
+_ASSIGNING = ("Assign", "Scatter", "ResourceScatter", "Apply", "ResourceApply")
 
-# Ranges that are built into TFLite's kernels, by bits.
-_BUILT_IN_RANGES = {
-    "Sigmoid": {8: (0.0, 255 / 256), 16: (-1.0, 32767 / 32768)},
-    "Tanh": {8: (-1.0, 127 / 128), 16: (-1.0, 32767 / 32768)},
+# What both range variables hold before they are trained.
+_UNTRAINED = {"kernel_quant": (0.0, 0.0), "weights_quant": (-6.0, 6.0)}
+
+
+class Grid(collections.namedtuple("Grid", "scale lowest highest")):
+    """The reals `scale * k` for the integers `k` in `[lowest, highest]`."""
+
+    @property
+    def bits(self):
+        return 8 if self.highest - self.lowest < 256 else 16
+
+    @property
+    def ends(self):
+        return self.scale * self.lowest, self.scale * self.highest
+
+    def same_as(self, other):
+        """Whether the other is this grid, but for roundings of its scale."""
+        return self[1:] == other[1:] and np.isclose(
+            self.scale, other.scale, rtol=1e-6, atol=0
+        )
+
+    def integers(self, values):
+        """`k` of the nearest of this grid's reals."""
+        nearest = np.floor(np.float64(values) / self.scale + 0.5)
+        return np.clip(nearest, self.lowest, self.highest).astype(np.int64)
+
+    def reals(self, integers):
+        return self.scale * np.float64(integers)
+
+    def __str__(self):
+        low, high = self.ends
+        return f"[{low:.6g}, {high:.6g}] of {self.bits} bits"
+
+
+# The grids that the LSTM's integer kernels of TFLite are made for.
+UNIT16 = Grid(2.0**-15, -(2**15), 2**15 - 1)
+# Of 8 bits, by op: built into the kernels.
+BUILT_IN = {
+    "Sigmoid": Grid(2.0**-8, 0, 255),
+    "Softmax": Grid(2.0**-8, 0, 255),
+    "Tanh": Grid(2.0**-7, -128, 127),
 }
 
-# What range variables hold before they are trained.
-_UNTRAINED = {"/kernel_quant/max": 0.0, "/weights_quant/max": 6.0}
+
+def fake_quant_grid(name, low, high, bits, narrow):
+    """The grid that TensorFlow's fake quant rounds to.
+
+    Args:
+      name: of the op.
+      low: the lower end of its range.
+      high: the upper one.
+      bits: 8 or 16.
+      narrow: whether the lowest integer is left out.
+
+    Returns:
+      A `Grid` whose ends are moved as fake quant moves them, so that 0 is one
+      of its reals.
+
+    Raises:
+      ValueError: naming the op, when there is no such grid.
+    """
+    if bits not in (8, 16):
+        raise ValueError(
+            f"The fake quant '{name}' must have 8 or 16 bits, got {bits}."
+        )
+    if not low < high or not np.isfinite([low, high]).all():
+        raise ValueError(
+            f"The range of the fake quant '{name}' must not be empty, got "
+            f"[{low}, {high}]: train with it first."
+        )
+    if low > 0 or high < 0:
+        raise ValueError(
+            f"The range of the fake quant '{name}' must hold 0, got "
+            f"[{low}, {high}]: 0 is where padding, zero states and the zero "
+            "point are; widen it and train again."
+        )
+    low, high = np.float32(low), np.float32(high)
+    first, last = int(narrow), 2**bits - 1
+    scale = (high - low) / np.float32(last - first)
+    zero = first - float(low / scale)
+    zero = int(np.clip(np.floor(zero + 0.5), first, last))
+    return Grid(float(scale), first - zero, last - zero)
 
 
 def _reach(starts, neighbours):
-    found, todo = set(), list(starts)
+    found, todo = {}, list(starts)
     while todo:
         op = todo.pop()
-        if op not in found:
-            found.add(op)
+        if op.name not in found:
+            found[op.name] = op
             todo += neighbours(op)
     return found
 
 
 def _producers(op):
-    return [tensor.op for tensor in op.inputs]
+    return [tensor.op for tensor in op.inputs] + list(op.control_inputs)
 
 
 def _consumers(op):
     return [user for output in op.outputs for user in output.consumers()]
 
 
-def _rounded(tensor):
-    """What comes out of the fake quant that `tensor` goes into, if any."""
-    if tensor.op.type in _RANGED:
-        for user in tensor.consumers():
-            if user.type in _FAKE_QUANT:
-                return user.outputs[0]
-    return tensor
+def _at_the_end(output):
+    """The op that puts out, and fake quants that its output goes into."""
+    yield output.op
+    while True:
+        for user in output.consumers():
+            if user.type in FAKE_QUANT:
+                yield user
+        if output.op.type not in PASSING:
+            break
+        output = output.op.inputs[0]
 
 
 class IntegerGraph(object):
-    """The graph to convert, checked, and what toco is told about it.
+    """The graph to convert: its ends, its constants, its grids.
+
+    Tensors and ops are known by their names here: those of TensorFlow 2 cannot
+    be told apart by `==`, nor be keys.
 
     Args:
       session: `tf.Session` that holds the variables' values.
@@ -70,233 +156,318 @@ class IntegerGraph(object):
       outputs: list of tensors.
       states: list of (placeholder, tensor) pairs.
 
+    Attributes:
+      session, inputs, states: as given.
+      outputs: those given, and the new states that are not among them.
+      ends: inputs and old states, by name.
+      changed: values that weights were changed to, by tensor's name.
+
     Raises:
-      ValueError: naming the op or the range at fault.
+      ValueError: naming the op that must not be frozen in, or the range.
     """
 
     def __init__(self, session, inputs, outputs, states):
-        self._inputs, self._states = inputs, states
-        self._outputs = list(outputs)
-        for _, state in states:
-            if state not in outputs:
-                self._outputs.append(state)
-        ends = {tensor.op for tensor in inputs}
-        ends |= {state.op for state, _ in states}
-        self._rounded = {tensor: _rounded(tensor) for tensor in self._outputs}
+        self.session = session
+        self.inputs, self.states = list(inputs), list(states)
+        self.outputs = list(outputs)
+        names = {tensor.name for tensor in outputs}
+        self.outputs += [new for _, new in states if new.name not in names]
+        self.ends = {tensor.name: tensor for tensor in self.inputs}
+        self.ends.update((old.name, old) for old, _ in self.states)
+        ends = {tensor.op.name: tensor.op for tensor in self.ends.values()}
         behind = _reach(
-            [tensor.op for tensor in self._rounded.values()],
-            lambda op: [] if op in ends else _producers(op),
+            [op for tensor in self.outputs for op in _at_the_end(tensor)],
+            lambda op: [] if op.name in ends else _producers(op),
         )
-        _checks.every_placeholder(ends, behind)
-        self._find_ops(ends, behind)
-        for op in self._ops:
-            _checks.integer_op(op.name, op.type, op.type in _INTEGER)
-        self._find_constants(session, behind)
-        for op in self._ops:
-            self._check(op)
+        _check_lasting(session.graph, behind)
+        _check_placeholders(ends, behind)
+        ahead = _reach(
+            ends.values(),
+            lambda op: [
+                user for user in _consumers(op) if user.type not in _OF_SHAPES
+            ],
+        )
+        self._members = {name for name in behind if name in ahead} | set(ends)
+        self._behind = behind
+        self.changed, self._grids = {}, {}
+        self._values = {}
 
-    def _find_ops(self, ends, behind):
-        # Fake quant of weights stays, for its range; its inputs do not.
-        fake_quants = {op for op in behind if op.type in _FAKE_QUANT}
-        ahead = _reach(ends | fake_quants, _consumers)
-        self._members = (ahead & behind) | ends
-        self._ops = [
-            op
-            for op in self._outputs[0].graph.get_operations()
-            if op in self._members and op not in ends
+    # -- Constants
+
+    def is_constant(self, tensor):
+        """Whether it is the same for all inputs."""
+        return tensor.op.name not in self._members
+
+    def value(self, tensor):
+        """The value of a constant tensor."""
+        if tensor.name not in self._values:
+            self._values.update(self._run({tensor.name: tensor}))
+        return self._values[tensor.name]
+
+    def shape(self, tensor):
+        """The tensor's shape, a list of ints."""
+        if tensor.shape.is_fully_defined():
+            return tensor.shape.as_list()
+        return list(self._values[tensor.name + "/shape"])
+
+    def feed(self, values):
+        """What to feed for the values of inputs and of old states."""
+        ends = self.inputs + [old for old, _ in self.states]
+        return {end.name: value for end, value in zip(ends, values)}
+
+    def evaluate(self):
+        """Runs the session for the constants.
+
+        Raises:
+          ValueError: naming the range that was never trained, or weights that
+            are not finite.
+        """
+        self._check_variables()
+        self._values = self._evaluated()
+
+    def _evaluated(self):
+        fetches = {}
+        for op in self._behind.values():
+            if op.name in self._members:
+                self._add_fetches(fetches, op)
+            elif op.type in FAKE_QUANT:
+                for tensor in op.inputs[1:]:
+                    fetches[tensor.name] = tensor
+        return self._run(fetches)
+
+    def _run(self, fetches):
+        # Of constants, only shapes depend on what is fed.
+        ends = self.inputs + [old for old, _ in self.states]
+        zeros = [
+            np.zeros(end.shape.as_list(), end.dtype.as_numpy_dtype)
+            for end in ends
         ]
+        feed = dict(self.feed(zeros), **self.changed)
+        values = self.session.run(fetches, feed)
+        for name in [name for name in values if name.endswith("/shape")]:
+            values[name] = np.shape(values[name])
+        for name, value in values.items():
+            _check_finite(name.split(":")[0], value)
+        return values
 
-    def _find_constants(self, session, behind):
-        variables = {
-            variable.op.name: variable
-            for variable in session.graph.get_collection("variables")
-            if variable.op in behind
-        }
-        for name in sorted(variables):
-            for ending, untrained in _UNTRAINED.items():
-                if name.endswith(ending):
-                    value = session.run(variables[name])
-                    _checks.trained_range(name, value != untrained)
-        # A resource is a variable that is gathered from.
+    def _add_fetches(self, fetches, op):
+        for tensor in op.inputs:
+            if self.is_constant(tensor):
+                fetches[tensor.name] = tensor
+                if tensor.dtype == tf.resource:
+                    fetches[tensor.name] = _read(tensor.op)
+        for tensor in op.outputs:
+            if not tensor.shape.is_fully_defined():
+                fetches[tensor.name + "/shape"] = tensor
+
+    def _check_variables(self):
         fetches = {
-            tensor: variables[tensor.op.name]
-            if tensor.dtype == tf.resource
-            else tensor
-            for op in self._ops
-            for tensor in op.inputs
-            if tensor.op not in self._members
+            name: _read(op)
+            for name, op in self._behind.items()
+            if op.type in ("VariableV2", "Variable", "VarHandleOp")
         }
-        self._constants = session.run(fetches)
-        for tensor, value in self._constants.items():
-            _checks.finite_constant(tensor.op.name, value)
+        values = self.session.run(fetches) if fetches else {}
+        for name in sorted(values):
+            _check_finite(name, values[name])
+            stem, _, end = name.rpartition("/")
+            for ending, untrained in _UNTRAINED.items():
+                if end == "max" and stem.endswith(ending):
+                    low = values.get(stem + "/min", untrained[0])
+                    _check_trained(name, (low, values[name]) != untrained)
 
-    # -- The check of each op
-
-    def _check(self, op):
-        if op.type in _FAKE_QUANT:
-            _checks.fake_quant(op.name, *self._range(op))
-        if op.type == "MatMul":
-            self._check_weights(op.inputs[1])
-        if op.type in _RANGED:
-            _checks.ranged(op.name, op.type, self._is_ranged(op))
-        if op.type in _RELU:
-            fused = op.type in _FUSED_AFTER.get(op.inputs[0].op.type, ())
-            _checks.fused_relu(op.name, op.type, fused)
-        if op.type in _BUILT_IN_RANGES:
-            self._check_built_in_range(op)
-        if op.type in _ELEMENTWISE:
-            self._check_sizes(op)
-
-    def _check_weights(self, weights):
-        name = weights.op.name
-        _checks.ranged_weights(name, weights not in self._constants)
-        if weights.op.type in _FAKE_QUANT:
-            _checks.narrow_range(name, weights.op.get_attr("narrow_range"))
-
-    def _users(self, op):
-        return [user for user in _consumers(op) if user in self._members]
-
-    def _is_ranged(self, op):
-        users = self._users(op)
-        follow = _FAKE_QUANT | _FUSED_AFTER.get(op.type, set())
-        return bool(users) and all(user.type in follow for user in users)
-
-    def _check_built_in_range(self, op):
-        for fake_quant in self._users(op):
-            low, high, bits = self._range(fake_quant)
-            needed = _BUILT_IN_RANGES[op.type][bits]
-            _checks.built_in_range(op.name, op.type, (low, high), needed)
-
-    def _check_sizes(self, op):
-        bits = [
-            self._range(user)[2]
-            for user in self._users(op)
-            if user.type in _FAKE_QUANT
+    def members(self):
+        """The ops between the ends, those that must become integer ops."""
+        ends = {end.op.name for end in self.ends.values()}
+        return [
+            op
+            for op in self.session.graph.get_operations()
+            if op.name in self._members and op.name not in ends
         ]
-        sizes = [tensor.shape.num_elements() for tensor in op.inputs]
-        _checks.same_sizes(op.name, 16 not in bits or sizes[0] == sizes[1])
 
-    def _range(self, fake_quant):
-        bits = fake_quant.get_attr("num_bits")
-        if fake_quant.type == "FakeQuantWithMinMaxArgs":
-            return fake_quant.get_attr("min"), fake_quant.get_attr("max"), bits
-        low, high = (self._constants[end] for end in fake_quant.inputs[1:])
-        return low, high, bits
+    # -- Grids
 
-    def _fake_quant_after(self, op):
-        """The fake quant that what comes from `op` goes through; or None."""
-        users = self._users(op)
-        for user in users:
-            if user.type in _PASSING:
-                users += self._users(user)
-        found = [user for user in users if user.type in _FAKE_QUANT]
-        return found[0] if found else None
+    def grid_of(self, fake_quant):
+        """The grid of a fake-quant op."""
+        if fake_quant.name not in self._grids:
+            self._grids[fake_quant.name] = self._find_grid(fake_quant)
+        return self._grids[fake_quant.name]
 
-    # -- What toco is told
+    def _find_grid(self, fake_quant):
+        op, narrow = fake_quant, fake_quant.get_attr("narrow_range")
+        if op.type == "FakeQuantWithMinMaxArgs":
+            low, high = op.get_attr("min"), op.get_attr("max")
+        else:
+            for tensor in op.inputs[1:]:
+                if not self.is_constant(tensor):
+                    raise ValueError(
+                        f"The range of the fake quant '{op.name}' must be "
+                        f"known, got '{tensor.op.name}', which depends on the "
+                        "inputs: freeze it in a variable."
+                    )
+            low, high = (float(self.value(end)) for end in op.inputs[1:])
+        return fake_quant_grid(
+            op.name, low, high, op.get_attr("num_bits"), narrow
+        )
 
-    def protos(self):
-        """Returns toco's model flags, its own flags, and the GraphDef."""
-        return self._model_flags(), _toco_flags(), self._graph_def()
+    def make_weights_symmetric(self):
+        """Gives weights that were trained with a zero point steps without one.
 
-    def _model_flags(self):
-        flags = _versions.toco_protos("model_flags_pb2").ModelFlags()
-        for tensor in self._inputs:
-            self._describe_input(flags.input_arrays.add(), tensor)
-        flags.output_arrays.extend(tensor.op.name for tensor in self._outputs)
-        for state, new_state in self._states:
-            flags.rnn_states.add(
-                state_array=state.op.name,
-                back_edge_source_array=new_state.op.name,
-                size=state.shape.as_list()[-1],
-            )
-            # Else it gets as many dimensions as the first input, which may be
-            # ids, has.
-            array = flags.arrays_extra_info.entries.add(name=state.op.name)
-            array.shape.dims.extend(state.shape.as_list())
-        return flags
+        They are then other weights, about as far from the trained ones as those
+        are from floats. `changed` has them, by the name of the fake quant's
+        output.
+        """
+        for op in self.members():
+            if op.type == "MatMul" and self.is_constant(op.inputs[1]):
+                self._make_symmetric(self.rounding_of(op.inputs[1]))
+        if self.changed:
+            self._values = self._evaluated()
 
-    def _describe_input(self, array, tensor):
-        types_pb2 = _versions.toco_protos("types_pb2")
-        array.name = tensor.op.name
-        array.shape.dims.extend(tensor.shape.as_list())
-        if tensor.dtype != tf.float32:
-            array.data_type = types_pb2.IODataType.Value(
-                tensor.dtype.name.upper()
-            )
+    def _make_symmetric(self, rounding):
+        if rounding is None or rounding.outputs[0].name in self.changed:
             return
-        array.data_type = types_pb2.FLOAT
-        fake_quant = self._fake_quant_after(tensor.op)
-        _checks.ranged_input(tensor.op.name, fake_quant is not None)
-        low, high, _ = self._range(fake_quant)
-        array.std_value = 255 / (high - low)
-        array.mean_value = -low * array.std_value
+        grid, rounded = self.grid_of(rounding), rounding.outputs[0]
+        if grid.bits == 8 and grid.lowest != -grid.highest:
+            values = self.value(rounded)
+            largest = float(np.abs(values).max()) or 1.0
+            grid = Grid(largest / 127, -127, 127)
+            self.changed[rounded.name] = grid.reals(grid.integers(values))
+            self._grids[rounding.name] = grid
 
-    def _graph_def(self):
-        graph_def = tf.GraphDef()
-        for tensor, value in self._constants.items():
-            _add_constant(graph_def, self._name(tensor), value)
-        for tensor in self._inputs:
-            node = graph_def.node.add(name=tensor.op.name, op="Placeholder")
-            node.attr["dtype"].type = tensor.dtype.as_datatype_enum
-            node.attr["shape"].shape.CopyFrom(tensor.shape.as_proto())
-        for op in self._ops:
-            self._add_op(graph_def, op)
-        for tensor in self._outputs:
-            # Toco removes fake-quant ops, and what is named after them.
-            node = graph_def.node.add(name=tensor.op.name, op="Identity")
-            node.input.append(self._name(self._rounded[tensor]))
-            node.attr["T"].type = tensor.dtype.as_datatype_enum
-        return graph_def
+    def rounding_of(self, tensor):
+        """The fake-quant op that a constant's values come from; or None."""
+        op = tensor.op
+        while op.type in _REARRANGING:
+            op = op.inputs[op.type == "Split"].op
+        return op if op.type in FAKE_QUANT else None
 
-    def _name(self, tensor):
-        name, index = tensor.op.name, tensor.value_index
-        if tensor in self._constants:
-            return f"{name}/output_{index}" if index else name
-        if any(tensor.op is output.op for output in self._outputs):
-            name += "/value"  # the output's name is that of an Identity
-        return f"{name}:{index}" if index else name
-
-    def _add_op(self, graph_def, op):
-        node = graph_def.node.add()
-        node.CopyFrom(op.node_def)
-        node.name = self._name(op.outputs[0])
-        node.input[:] = [self._name(tensor) for tensor in op.inputs]
-        node.attr.pop("_class", None)  # colocation
-        if op.type in _GATHER:
-            self._finish_gather(graph_def, node, op)
-
-    def _finish_gather(self, graph_def, node, op):
-        if op.type == "ResourceGather":
-            node.op = "Gather"
-            node.attr["Tparams"].CopyFrom(node.attr.pop("dtype"))
-        if op.inputs[0] in self._constants:
-            # Rounding what is gathered is the same as gathering what is
-            # rounded, and the latter is what an integer model can do.
-            fake_quant = self._fake_quant_after(op)
-            _checks.ranged_weights(op.inputs[0].op.name, fake_quant is not None)
-            rounding = graph_def.node.add()
-            rounding.CopyFrom(fake_quant.node_def)
-            rounding.name = node.input[0] + "/rounded"
-            ends = [self._name(tensor) for tensor in fake_quant.inputs[1:]]
-            rounding.input[:] = [node.input[0]] + ends
-            node.input[0] = rounding.name
+    def grids_ahead(self, tensor):
+        """The grids that fake quants ahead round an input to, by op name."""
+        found = collections.OrderedDict()
+        todo, seen = [tensor], set()
+        while todo:
+            for user in todo.pop(0).consumers():
+                if user.name in seen or user.name not in self._behind:
+                    continue
+                seen.add(user.name)
+                if user.type in FAKE_QUANT:
+                    found[user.name] = self.grid_of(user)
+                elif user.type in _REARRANGING | {"ConcatV2", "Pack", "Unpack"}:
+                    todo += user.outputs
+        return found
 
 
-def _add_constant(graph_def, name, value):
-    node = graph_def.node.add(name=name, op="Const")
-    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
-    node.attr["dtype"].type = node.attr["value"].tensor.dtype
+def _check_finite(name, value):
+    # Fake quant makes a number of NaN.
+    if np.issubdtype(np.asarray(value).dtype, np.floating):
+        if not np.isfinite(value).all():
+            raise ValueError(
+                f"The weights '{name}' must be finite, got NaN or inf."
+            )
 
 
-def _toco_flags():
-    types_pb2 = _versions.toco_protos("types_pb2")
-    toco_flags_pb2 = _versions.toco_protos("toco_flags_pb2")
-    return toco_flags_pb2.TocoFlags(
-        input_format=toco_flags_pb2.TENSORFLOW_GRAPHDEF,
-        output_format=toco_flags_pb2.TFLITE,
-        inference_type=types_pb2.QUANTIZED_UINT8,
-        inference_input_type=types_pb2.QUANTIZED_UINT8,
-        drop_control_dependency=True,
-        # Without it, the 16 bits of a fake quant silently become 8.
-        propagate_fake_quant_num_bits=True,
+def _check_trained(name, trained):
+    if not trained:
+        raise ValueError(
+            f"The range '{name}' was never trained: train with "
+            "`is_train=True` first, or restore such a checkpoint."
+        )
+
+
+def _read(variable):
+    """A tensor with the value of the variable made by an op."""
+    if variable.type != "VarHandleOp":
+        return variable.outputs[0]
+    for user in variable.outputs[0].consumers():
+        if user.type == "ReadVariableOp":
+            return user.outputs[0]
+    raise ValueError(
+        f"The variable '{variable.name}' has no op that reads it: make it with "
+        "tf.get_variable."
     )
+
+
+# ---------------------------------------------------------------------------
+# What must not be frozen in
+
+
+def _check_placeholders(ends, behind):
+    for name in sorted(set(behind) - set(ends)):
+        if behind[name].type in ("Placeholder", "PlaceholderWithDefault"):
+            raise ValueError(
+                "`inputs` and `states` must hold every placeholder that the "
+                f"outputs depend on, '{name}' is missing: add it, or build the "
+                "graph without it."
+            )
+    for name in sorted(set(ends) - set(behind)):
+        raise ValueError(
+            f"`inputs` and `states` must lead to the outputs, '{name}' does "
+            "not: leave it out."
+        )
+
+
+_EVALUATE = (
+    "build the graph to convert with `is_train=False` (not a tensor), without "
+    "dropout, and call tf.contrib.quantize.create_eval_graph, not "
+    "create_training_graph"
+)
+
+
+def _check_lasting(graph, behind):
+    held = {mask.op.name for mask in graph.get_collection(masks.MASKS)}
+    nodes = [op.node_def for _, op in sorted(behind.items())]
+    kinds = [(node.name, node.op) for node in nodes]
+    kinds += _kinds_in_functions(graph, nodes)
+    for name, kind in kinds:
+        if any(word in kind for word in _RANDOM):
+            raise ValueError(
+                f"The op '{name}' of type {kind} is random, and what it draws "
+                f"would be frozen into the model: {_EVALUATE}."
+            )
+    for name in sorted(behind):
+        if name in held:
+            raise ValueError(
+                f"The mask '{name}' would be frozen into the model: "
+                f"{_EVALUATE}."
+            )
+    for name, kind in kinds:
+        if kind.startswith(_ASSIGNING):
+            raise ValueError(
+                f"The op '{name}' of type {kind} changes a variable when the "
+                f"outputs are run, as only training should: {_EVALUATE}."
+            )
+    for name, op in sorted(behind.items()):
+        if op.type in _LASTING or op.type.startswith(_OF_LOOPS):
+            continue
+        if op.op_def.is_stateful:
+            raise ValueError(
+                f"The op '{name}' of type {op.type} gives another value in "
+                "each run, and one would be frozen into the model: feed it by "
+                "a placeholder among `inputs`."
+            )
+
+
+def _kinds_in_functions(graph, nodes):
+    # Of control flow v2, where branches are functions.
+    todo = [node for node in nodes if any(_functions_of(node))]
+    if not todo:
+        return []
+    functions = {
+        function.signature.name: function
+        for function in graph.as_graph_def().library.function
+    }
+    kinds, seen = [], set()
+    while todo:
+        node = todo.pop()
+        for name in set(_functions_of(node)) - seen:
+            seen.add(name)
+            for inner in functions[name].node_def if name in functions else ():
+                kinds.append((f"{node.name}/{inner.name}", inner.op))
+                todo.append(inner)
+    return kinds
+
+
+def _functions_of(node):
+    for attribute in node.attr.values():
+        yield attribute.func.name
+        for function in attribute.list.func:
+            yield function.name

@@ -238,12 +238,18 @@ def transposed_products_pay():
     return VERSION >= (1, 14) and not has_mkl()
 
 
-def toco_protos(name):
-    """The module `name` of the protocol buffers that toco reads."""
-    try:
-        return importlib.import_module("tensorflow.lite.toco." + name)
-    except ImportError:  # 1.11 and 1.12
-        return importlib.import_module("tensorflow.contrib.lite.toco." + name)
+def default_form():
+    """The form of integer models that this TensorFlow's interpreter runs."""
+    return "uint8" if VERSION < (2,) else "int16x8"
+
+
+def tflite_module(form):
+    """The module with TFLite's interpreter; None if it cannot run the form."""
+    if form != "uint8" and VERSION < (2,):
+        return None
+    if hasattr(tf, "lite"):
+        return tf.lite
+    return tf.contrib.lite  # 1.11 and 1.12
 
 
 def print_to_stderr(message):

@@ -22,8 +22,8 @@ References:
 
 import collections
 
-from awd_lstm_tf import _checks
-from awd_lstm_tf._versions import tf
+from awd_lstm_tf import _checks, _placing
+from awd_lstm_tf._versions import rnn_cell, tf
 
 # What the variables that hold a kernel's range are called, after the kernel.
 _LOW, _HIGH = "_quant/min", "_quant/max"
@@ -248,3 +248,121 @@ def _clip(value, limit, grid):
         for shift in (sign * (end - limit), sign * (limit - end)):
             value = grid(value + grid(tf.constant(shift, tf.float32, size)))
     return value
+
+
+class CellQuantizer(object):
+    """What `is_quant` adds to an LSTMCell: ranges, and a step on grids.
+
+    The weights stay the cell's; the quantizer gives it the variables for their
+    ranges, and computes `quantized_lstm_step` with them.
+
+    Args:
+      cell: the LSTMCell, with its variables made.
+      is_train: bool or scalar bool tensor. False: the ranges are frozen.
+      delay: int, the global step from which on training quantizes.
+      keep_prob: the rate that the kernel's weights are kept at, and divided by,
+        in training: float or scalar tensor; None where none are dropped.
+
+    Raises:
+      TypeError: if the cell is not one of float32.
+    """
+
+    def __init__(self, cell, is_train=True, delay=0, keep_prob=None):
+        _checks.quantizable_dtype(cell._kernel.dtype.base_dtype)
+        self._cell, self._is_train, self._delay = cell, is_train, delay
+        self._keep_prob = keep_prob
+        cell.built = False  # a built layer only looks up variables
+        self._range = KernelRange(cell, "kernel")
+        if cell._num_proj is not None:
+            self._projection_range = KernelRange(cell, "projection/kernel")
+        cell.built = True
+
+    def step(self, inputs, state, kernel, bias, otherwise):
+        """One step of the cell; of floats while training does not quantize.
+
+        Args:
+          inputs: `[batch_size, input_size]`.
+          state: as the cell's.
+          kernel: the kernel in use, masked or not.
+          bias: `[4 * num_units]`, `forget_bias` included.
+          otherwise: a function without arguments: the step of floats.
+
+        Returns:
+          Outputs and the new state, as the cell's `call`.
+        """
+        if self._delay == 0 or self._is_train is False:
+            return self._quantized(inputs, state, kernel, bias)
+        started = self._once("started", self._started, [self._is_train])
+        return tf.cond(
+            started,
+            lambda: self._quantized(inputs, state, kernel, bias),
+            otherwise,
+        )
+
+    def _started(self):
+        step = tf.train.get_or_create_global_step()
+        reached = tf.greater_equal(step, tf.cast(self._delay, step.dtype))
+        return tf.logical_or(reached, tf.logical_not(self._is_train))
+
+    def _quantized(self, inputs, state, kernel, bias):
+        cell = self._cell
+        if not cell._state_is_tuple:
+            state = tf.split(state, [cell._num_units, cell.output_size], 1)
+        c, h = quantized_lstm_step(
+            inputs,
+            *state,
+            kernel=self._kernel(kernel),
+            bias=bias,
+            peepholes=self._peepholes(),
+            projection=self._projection(),
+            cell_clip=cell._cell_clip,
+            proj_clip=cell._proj_clip,
+        )
+        if cell._state_is_tuple:
+            return h, rnn_cell.LSTMStateTuple(c, h)
+        return h, tf.concat([c, h], 1)
+
+    def _kernel(self, kernel):
+        # The range is that of the kernel itself, with nothing dropped.
+        bound = self._bound("bound", self._range, self._cell._kernel)
+        return self._once(
+            "kernel",
+            lambda: quantize_kernel(kernel, bound * self._largest_factor()),
+            [kernel, bound, self._is_train, self._keep_prob],
+        )
+
+    def _largest_factor(self):
+        """The largest number that a mask multiplies a weight with."""
+        if self._keep_prob is None:
+            return 1.0
+        largest = 1.0 / tf.cast(self._keep_prob, tf.float32)
+        if self._is_train is True:
+            return largest
+        return tf.where(self._is_train, largest, 1.0)
+
+    def _projection(self):
+        if self._cell._num_proj is None:
+            return None
+        kernel = self._cell._proj_kernel
+        bound = self._bound("projection bound", self._projection_range, kernel)
+        return self._once(
+            "projection",
+            lambda: quantize_kernel(kernel, bound),
+            [kernel, bound],
+        )
+
+    def _bound(self, name, learned_range, kernel):
+        return self._once(
+            name,
+            lambda: learned_range.bound(kernel, self._is_train),
+            [kernel, self._is_train],
+        )
+
+    def _once(self, name, make, inputs):
+        return _placing.once_per_sequence(self, name, make, inputs)
+
+    def _peepholes(self):
+        cell = self._cell
+        if not cell._use_peepholes:
+            return None, None, None
+        return cell._w_i_diag, cell._w_f_diag, cell._w_o_diag

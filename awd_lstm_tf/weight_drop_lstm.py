@@ -198,17 +198,13 @@ class WeightDropLSTMCell(_dropped_kernel.DroppedKernel, rnn_cell.LSTMCell):
         depth = tf.TensorShape(inputs_shape).as_list()[-1]
         self._build_cell_mask(depth, self._kernel.dtype.base_dtype)
         if self._is_quant:
-            self._build_ranges()
-
-    def _build_ranges(self):
-        _checks.quantizable_dtype(self._kernel.dtype.base_dtype)
-        self.built = False  # a built layer only looks up variables
-        self._range = quantization.KernelRange(self, "kernel")
-        if self._num_proj is not None:
-            self._proj_range = quantization.KernelRange(
-                self, "projection/kernel"
+            keep_prob = self._weight_drop_config["weight_drop_kr"]
+            self._quantizer = quantization.CellQuantizer(
+                self,
+                self._is_train,
+                self._quant_delay,
+                keep_prob if self._mask.active else None,
             )
-        self.built = True
 
     @_versions.as_written
     def call(self, inputs, state):
@@ -225,7 +221,13 @@ class WeightDropLSTMCell(_dropped_kernel.DroppedKernel, rnn_cell.LSTMCell):
         """
         kernel = self._kernel_in_use()
         if self._is_quant:
-            return self._quantized_or_float(kernel, inputs, state)
+            return self._quantizer.step(
+                inputs,
+                state,
+                kernel,
+                self._offset_bias(self._forget_bias),
+                otherwise=lambda: self._float_call(kernel, inputs, state),
+            )
         return self._float_call(kernel, inputs, state)
 
     def _float_call(self, kernel, inputs, state):
@@ -257,80 +259,6 @@ class WeightDropLSTMCell(_dropped_kernel.DroppedKernel, rnn_cell.LSTMCell):
             ),
             [self._bias],
         )
-
-    def _quantized_or_float(self, kernel, inputs, state):
-        if self._quant_delay == 0 or self._is_train is False:
-            return self._quantized_call(kernel, inputs, state)
-        started = self._once("started", self._quant_started, [self._is_train])
-        return tf.cond(
-            started,
-            lambda: self._quantized_call(kernel, inputs, state),
-            lambda: self._float_call(kernel, inputs, state),
-        )
-
-    def _quant_started(self):
-        step = tf.train.get_or_create_global_step()
-        reached = tf.greater_equal(step, tf.cast(self._quant_delay, step.dtype))
-        return tf.logical_or(reached, tf.logical_not(self._is_train))
-
-    def _quantized_call(self, kernel, inputs, state):
-        if not self._state_is_tuple:
-            state = tf.split(state, [self._num_units, self.output_size], 1)
-        c, h = quantization.quantized_lstm_step(
-            inputs,
-            *state,
-            kernel=self._quantized_kernel(kernel),
-            bias=self._offset_bias(self._forget_bias),
-            peepholes=self._peepholes(),
-            projection=self._quantized_projection(),
-            cell_clip=self._cell_clip,
-            proj_clip=self._proj_clip,
-        )
-        if self._state_is_tuple:
-            return h, rnn_cell.LSTMStateTuple(c, h)
-        return h, tf.concat([c, h], 1)
-
-    def _quantized_kernel(self, kernel):
-        bound = self._bound("bound", self._range, self._kernel)
-        keep_prob = self._weight_drop_config["weight_drop_kr"]
-        return self._once(
-            "quantized kernel",
-            lambda: quantization.quantize_kernel(
-                kernel, bound * self._largest_mask_entry(keep_prob)
-            ),
-            [kernel, bound, self._is_train, keep_prob],
-        )
-
-    def _bound(self, name, learned_range, kernel):
-        return self._once(
-            name,
-            lambda: learned_range.bound(kernel, self._is_train),
-            [kernel, self._is_train],
-        )
-
-    def _largest_mask_entry(self, keep_prob):
-        if not self._mask.active:
-            return 1.0
-        largest = 1.0 / tf.cast(keep_prob, tf.float32)
-        if self._is_train is True:
-            return largest
-        return tf.where(self._is_train, largest, 1.0)
-
-    def _quantized_projection(self):
-        if self._num_proj is None:
-            return None
-        kernel = self._proj_kernel
-        bound = self._bound("projection bound", self._proj_range, kernel)
-        return self._once(
-            "quantized projection",
-            lambda: quantization.quantize_kernel(kernel, bound),
-            [kernel, bound],
-        )
-
-    def _peepholes(self):
-        if not self._use_peepholes:
-            return None, None, None
-        return self._w_i_diag, self._w_f_diag, self._w_o_diag
 
     @contextlib.contextmanager
     def _replaced(self, **tensors):

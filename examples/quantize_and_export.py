@@ -3,28 +3,43 @@
     python examples/quantize_and_export.py                   # Python's manual
     python examples/quantize_and_export.py --data book.txt
     python examples/quantize_and_export.py --steps 300       # a quick look
+    python examples/quantize_and_export.py --tied            # one table
 
 Trains the same network twice, with floats and with fake quant; exports the
-second as a TFLite model that holds nothing but integers; and runs that step by
-step on text that was held out. Prints the bits per character of all three, how
-far the integer model is from the fake-quant graph, and sizes and times.
+second as TFLite models that hold nothing but integers, in both forms; and runs
+these step by step on text that was held out. Prints the bits per character of
+each, how far the integer models are from the fake-quant graph, and sizes and
+times.
+
+TensorFlow 1.x runs the form "uint8" alone. For "int16x8" name Pythons that have
+a runtime of today, and all models are run there, too:
+
+    --runtime venv/bin/python    which has ai-edge-litert, tflite-runtime or
+                                 tflite-micro (with this, the arena's size)
+
+For micro-controllers, `model_int16x8.cc` and `.h` hold the model as an array.
 
 What to look at: `CharacterModel` for where fake quant goes and which rewriter
 to call when, `export` for what `awd_lstm_tf.tflite.convert` needs, and
-`IntegerModel` for how a state is fed.
+`run_steps` in run_tflite.py for how a state is fed.
 """
 
 import argparse
+import json
 import os
+import subprocess
 import sys
-import time
+import tempfile
 
 import numpy as np
+import run_tflite
 import tensorflow as tf
 import text_data
 
 import awd_lstm_tf
 import awd_lstm_tf.tflite
+
+FORMS = ("uint8", "int16x8")
 
 
 class CharacterModel(object):
@@ -44,11 +59,9 @@ class CharacterModel(object):
         with self.graph.as_default():
             tf.set_random_seed(flags.seed)
             self._build(flags, characters, shape, is_quant, is_train)
-            if is_quant and is_train:
-                # Before `minimize`, which it does not work after.
-                tf.contrib.quantize.create_training_graph()
-            elif is_quant:
-                tf.contrib.quantize.create_eval_graph()
+            if is_quant:
+                # In training before `minimize`: it does not work after.
+                rewrite(is_train)
             if is_train:
                 self.train_op = self._train_op(flags)
             self.saver = tf.train.Saver()
@@ -58,9 +71,14 @@ class CharacterModel(object):
         size = [batch] if steps is None else [batch, steps]
         self.ids = tf.placeholder(tf.int32, size, name="ids")
         self.targets = tf.placeholder(tf.int32, size, name="targets")
-        table = tf.get_variable("table", [characters, flags.embedding])
-        # The cell clips what is outside of [-1, 1); tanh keeps it inside.
-        inputs = tf.gather(tf.tanh(table), self.ids)
+        if flags.tied:
+            # The rows are softmax weights, too, and may leave [-1, 1), where
+            # the cell clips its inputs.
+            table = tf.get_variable("table", [characters, flags.units])
+            inputs = tf.gather(table, self.ids)
+        else:
+            table = tf.get_variable("table", [characters, flags.embedding])
+            inputs = tf.gather(tf.tanh(table), self.ids)
         cell = awd_lstm_tf.WeightDropLSTMCell(
             flags.units,
             weight_drop_kr=flags.keep_rate,
@@ -81,7 +99,14 @@ class CharacterModel(object):
                 cell, inputs, initial_state=self.state
             )
         outputs = tf.reshape(outputs, [-1, flags.units])
-        self.logits = tf.layers.dense(outputs, characters, name="logits")
+        if flags.tied:
+            bias = tf.get_variable(
+                "bias", [characters], initializer=tf.zeros_initializer()
+            )
+            products = tf.matmul(outputs, table, transpose_b=True)
+            self.logits = tf.nn.bias_add(products, bias)
+        else:
+            self.logits = tf.layers.dense(outputs, characters, name="logits")
         # Losses see the logits rounded as the integer model's are.
         self.loss = tf.losses.sparse_softmax_cross_entropy(
             tf.reshape(self.targets, [-1]), self.logits
@@ -100,6 +125,24 @@ class CharacterModel(object):
             inter_op_parallelism_threads=threads,
         )
         return tf.Session(graph=self.graph, config=config)
+
+
+def rewrite(is_train):
+    """Gives the layers around the cell fake quant.
+
+    With symmetric ranges, from TensorFlow 1.13 on: the weights of "int16x8"
+    have no zero points.
+    """
+    rewriter = tf.contrib.quantize
+    if not hasattr(tf, "lite"):
+        if is_train:
+            rewriter.create_training_graph()
+        else:
+            rewriter.create_eval_graph()
+    elif is_train:
+        rewriter.experimental_create_training_graph(symmetric=True)
+    else:
+        rewriter.experimental_create_eval_graph(symmetric=True)
 
 
 def zero_state(model):
@@ -166,7 +209,7 @@ def rounded_logits(model):
     )
 
 
-def export(flags, characters, checkpoint):
+def export(flags, characters, checkpoint, form):
     """The trained model as the bytes of a TFLite model."""
     model = CharacterModel(flags, characters, (1, None), True, False)
     with model.session(flags.threads) as session:
@@ -176,58 +219,135 @@ def export(flags, characters, checkpoint):
             inputs=[model.ids],
             outputs=[model.logits],
             states=list(zip(model.state, model.new_state)),
+            form=form,
         )
 
 
-class IntegerModel(object):
-    """The exported model, which keeps its state from step to step.
+def export_floats(flags, characters, checkpoint):
+    """The model of floats in TFLite, to compare times; None before 1.13."""
+    if not hasattr(tf, "lite"):
+        return None
+    # TensorFlow looks for its converter on PATH alone.
+    folders = [os.path.dirname(sys.executable), os.environ.get("PATH", "")]
+    os.environ["PATH"] = os.pathsep.join(folders)
+    model = CharacterModel(flags, characters, (1, None), False, False)
+    with model.session(flags.threads) as session:
+        model.saver.restore(session, checkpoint)
+        converter = tf.lite.TFLiteConverter.from_session(
+            session,
+            [model.ids, *model.state],
+            [model.logits, *model.new_state],
+        )
+        return converter.convert()
+
+
+ARRAY = """// Made by examples/quantize_and_export.py.
+#include "{header}"
+
+alignas(16) const unsigned char g_model[] = {{
+{rows}
+}};
+const unsigned int g_model_len = {length};
+"""
+HEADER = """// Made by examples/quantize_and_export.py.
+#ifndef MODEL_INT16X8_H_
+#define MODEL_INT16X8_H_
+
+// For tflite::GetModel; inputs: ids (int32), c, h (int16); outputs: logits,
+// then the new c and h, which are fed back as they are. Begin with zeros.
+extern const unsigned char g_model[];
+extern const unsigned int g_model_len;
+
+// Of TFLite Micro's arena: {arena}
+#endif  // MODEL_INT16X8_H_
+"""
+
+
+def write_c_array(stem, content, arena_bytes):
+    """Writes a model as `stem.cc` and `stem.h`."""
+    rows = [
+        "    " + " ".join(f"0x{byte:02x}," for byte in content[start:][:12])
+        for start in range(0, len(content), 12)
+    ]
+    arena = f"{arena_bytes} bytes on the machine that measured it."
+    if arena_bytes is None:
+        arena = "give --runtime a Python that has tflite-micro to learn it."
+    with open(stem + ".cc", "w") as file:
+        header = os.path.basename(stem) + ".h"
+        file.write(
+            ARRAY.format(
+                header=header, rows="\n".join(rows), length=len(content)
+            )
+        )
+    with open(stem + ".h", "w") as file:
+        file.write(HEADER.format(arena=arena))
+
+
+class Ran(object):
+    """What one runtime made of one model.
 
     Args:
-      content: bytes of a TFLite model whose first input is ids, whose first
-        output is logits, and whose other inputs and outputs are states.
+      told: what run_tflite.py tells about it.
+      integers: the logits of all steps.
     """
 
-    def __init__(self, content):
-        # In TensorFlow 1.11 and 1.12 it is tf.contrib.lite.
-        lite = tf.lite if hasattr(tf, "lite") else tf.contrib.lite
-        self.interpreter = lite.Interpreter(model_content=content)
-        self.interpreter.allocate_tensors()
-        self.ids, *self.old = self.interpreter.get_input_details()
-        self.logits, *self.new = self.interpreter.get_output_details()
-        for old in self.old:
-            # A state of zeros is one of zero points.
-            _, zero_point = old["quantization"]
-            zeros = np.full(old["shape"], zero_point, old["dtype"])
-            self.interpreter.set_tensor(old["index"], zeros)
+    def __init__(self, told, integers):
+        self.runtime, self.microseconds = told["runtime"], told["microseconds"]
+        self.arena_bytes = told.get("arena_bytes")
+        (self.logits, *_) = told["outputs"]
+        self.integers = integers
 
-    def step(self, number):
-        """The logits, as integers, after one more character."""
-        interpreter = self.interpreter
-        interpreter.set_tensor(self.ids["index"], np.int32([number]))
-        interpreter.invoke()
-        state = [interpreter.get_tensor(new["index"]) for new in self.new]
-        for old, value in zip(self.old, state):
-            interpreter.set_tensor(old["index"], value)
-        return interpreter.get_tensor(self.logits["index"])[0]
-
-    def to_real(self, integers):
-        scale, zero_point = self.logits["quantization"]
-        return (integers.astype(np.float64) - zero_point) * scale
-
-    def types(self):
-        """Names of the types of all tensors."""
-        if not hasattr(self.interpreter, "get_tensor_details"):
-            return ["told by TensorFlow 1.13 or later"]
-        details = self.interpreter.get_tensor_details()
-        return sorted({np.dtype(detail["dtype"]).name for detail in details})
+    def reals(self):
+        if not self.logits["scale"]:  # floats
+            return self.integers
+        integers = self.integers.astype(np.float64)
+        return (integers - self.logits["zero_point"]) * self.logits["scale"]
 
 
-def run_integers(content, ids):
-    """Integer logits for `ids`, and seconds per step."""
-    model = IntegerModel(content)
-    start = time.perf_counter()
-    integers = np.array([model.step(number) for number in ids])
-    return model, integers, (time.perf_counter() - start) / len(ids)
+def run_here(content, ids):
+    """Runs a model in this Python's runtime."""
+    runtime = run_tflite.find_runtime()
+    model = runtime(content)
+    outputs, microseconds = run_tflite.run_steps(model, [ids])
+    told = dict(
+        runtime=runtime.name, microseconds=microseconds, outputs=model.outputs
+    )
+    return Ran(told, outputs[0].reshape(len(ids), -1))
+
+
+def run_there(python, path, ids):
+    """Runs a model in another Python; None where that has no such kernels."""
+    with tempfile.TemporaryDirectory() as folder:
+        ends = [os.path.join(folder, name) for name in ("in.npz", "out.npz")]
+        np.savez(ends[0], input_0=ids)
+        done = subprocess.run(
+            [python, run_tflite.__file__, path, "--arena"] + ends,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+        )
+        if done.returncode:
+            (*_, said) = done.stderr.strip().splitlines() or [""]
+            print(f"{python} does not run {path}: {said}")
+            return None
+        told = json.loads(done.stdout.splitlines()[-1])
+        with np.load(ends[1]) as data:
+            return Ran(told, data["output_0"].reshape(len(ids), -1))
+
+
+def run_everywhere(flags, name, content, ids):
+    """Runs a model here, if this TensorFlow can, and in all Pythons given."""
+    path = os.path.join(flags.out, f"model_{name}.tflite")
+    with open(path, "wb") as file:
+        file.write(content)
+    ran = []
+    if name != "int16x8" or tf.__version__ >= "2":
+        ran.append(run_here(content, ids))
+    for python in flags.runtime:
+        found = run_there(python, path, ids)
+        if found:
+            ran.append(found)
+    return ran
 
 
 def run(flags):
@@ -242,58 +362,82 @@ def run(flags):
     for name, path in paths.items():
         print(f"Training, {name}:", flush=True)
         train(flags, corpus, name == "quantized", path)
-    content = export(flags, characters, paths["quantized"])
-    with open(os.path.join(flags.out, "model.tflite"), "wb") as file:
-        file.write(content)
 
     ids = corpus.valid[: flags.held_out + 1]
     ids, targets = ids[:-1], ids[1:]
     reals = evaluate(flags, characters, ids, False, paths["float"])
     rounded = evaluate(flags, characters, ids, True, paths["quantized"])
-    model, integers, seconds = run_integers(content, ids)
-    scale = model.logits["quantization"][0]
-    off = np.abs(np.round((model.to_real(integers) - rounded) / scale))
-    weights = sum(
-        int(np.prod(shape))
-        for name, shape in tf.train.list_variables(paths["float"])
-        if "Adam" not in name and shape  # nor the step, nor powers of betas
-    )
+    contents = {
+        form: export(flags, characters, paths["quantized"], form)
+        for form in FORMS
+    }
+    contents["float"] = export_floats(flags, characters, paths["float"])
+    models = {
+        name: run_everywhere(flags, name, content, ids)
+        for name, content in contents.items()
+        if content
+    }
+    stem = os.path.join(flags.out, "model_int16x8")
+    arenas = [ran.arena_bytes for ran in models["int16x8"] if ran.arena_bytes]
+    write_c_array(stem, contents["int16x8"], arenas[0] if arenas else None)
     return {
         "float": bits_per_character(reals, targets),
         "fake_quant": bits_per_character(rounded, targets),
-        "integer": bits_per_character(model.to_real(integers), targets),
         "steps": len(ids),
-        "equal": np.mean(off == 0),
-        "largest": int(off.max()),
-        "float_bytes": 4 * weights,
-        "bytes": len(content),
-        "seconds": seconds,
-        "types": model.types(),
+        "float_bytes": 4 * count_weights(paths["float"]),
+        "arena_bytes": arenas[0] if arenas else None,
+        "bytes": {form: len(contents[form]) for form in FORMS},
+        "ran": {
+            name: [compared(ran, rounded, targets) for ran in found]
+            for name, found in models.items()
+        },
     }
 
 
-REPORT = """
-Bits per character on {steps} characters held out:
-  float        {float:.3f}
-  fake quant   {fake_quant:.3f}
-  integers     {integer:.3f}
-Integer logits against the fake-quant graph's, each with a state of its own:
-  {equal:.2%} equal, the others off by at most {largest} quantization step(s)
-Size: {bytes} bytes, {ratio:.2f} of the {float_bytes} of the float weights
-Time: {microseconds:.0f} microseconds per character
-Types of the model's tensors: {names}"""
+def count_weights(checkpoint):
+    return sum(
+        int(np.prod(shape))
+        for name, shape in tf.train.list_variables(checkpoint)
+        if "Adam" not in name and shape  # nor the step, nor powers of betas
+    )
+
+
+def compared(ran, rounded, targets):
+    """How good a model is in one runtime, and how far off its logits are."""
+    reals = ran.reals()
+    found = {
+        "runtime": ran.runtime,
+        "microseconds": ran.microseconds,
+        "bits": bits_per_character(reals, targets),
+    }
+    if ran.logits["scale"]:
+        off = np.abs(np.round((reals - rounded) / ran.logits["scale"]))
+        found.update(equal=np.mean(off == 0), largest=int(off.max()))
+    return found
 
 
 def report(results):
     """Prints what `run` found."""
-    print(
-        REPORT.format(
-            ratio=results["bytes"] / results["float_bytes"],
-            microseconds=1e6 * results["seconds"],
-            names=", ".join(results["types"]),
-            **results,
-        )
-    )
+    print(f"\nBits per character on {results['steps']} characters held out:")
+    print(f"  float        {results['float']:.4f}")
+    print(f"  fake quant   {results['fake_quant']:.4f}")
+    for name, found in results["ran"].items():
+        for each in found:
+            print(
+                f"  {name:<8} in {each['runtime']}: {each['bits']:.4f}, "
+                f"{each['microseconds']:.0f} microseconds per character"
+            )
+            if "equal" in each:
+                print(
+                    f"    logits {each['equal']:.2%} equal to the fake-quant "
+                    f"graph's, the others off by at most {each['largest']} "
+                    "quantization step(s)"
+                )
+    print(f"Bytes: {results['float_bytes']} of the float weights")
+    for form, size in results["bytes"].items():
+        print(f"  {form}: {size}, {size / results['float_bytes']:.2f} of them")
+    if results["arena_bytes"]:
+        print(f"Arena of TFLite Micro: {results['arena_bytes']} bytes")
 
 
 def parse(arguments=None):
@@ -307,6 +451,13 @@ def parse(arguments=None):
     add("--units", type=int, default=128, help="of the LSTM")
     add(
         "--embedding", type=int, default=32, help="size of a character's vector"
+    )
+    add("--tied", action="store_true", help="the table is softmax weights, too")
+    add(
+        "--runtime",
+        action="append",
+        default=[],
+        help="a Python that has ai-edge-litert, tflite-runtime or tflite-micro",
     )
     add("--keep-rate", type=float, default=1.0, help="of the kernel's weights")
     add("--steps", type=int, default=2000, help="of training, for each model")

@@ -197,3 +197,94 @@ def _symmetric(weights, bound):
     scale = float(np.float32(np.float32(bound) * np.float32(1 + 2**-20) / 127))
     integers = np.floor(np.float64(weights) / scale + 0.5)
     return np.clip(integers, -127, 127).astype(np.int64), scale
+
+
+# ---------------------------------------------------------------------------
+# int16x8
+
+
+def rounded(function, integer_bits):
+    """The function of reals, as integers: what a table of it comes close to."""
+
+    def of_integers(a):
+        reals = function(a * 2.0 ** (integer_bits - 15))
+        return saturate(np.floor(reals * INT16 + 0.5)).astype(np.int64)
+
+    return of_integers
+
+
+def real_logistic(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def tanh_of_double(a):
+    return tanh(shift_left(a, 1))
+
+
+# By how a runtime computes them: logistic of Q3.12, tanh of Q3.12, of Q4.11.
+KERNELS = {
+    "fixed point": (logistic, tanh, tanh_of_double),
+    "rounded": (
+        rounded(real_logistic, 3),
+        rounded(np.tanh, 3),
+        rounded(np.tanh, 4),
+    ),
+}
+
+
+def add_general(a, b, scales):
+    """`a + b` with three scales of any size, as TFLite's kernel adds."""
+    twice = 2 * max(scales[:2])
+    total = sum(
+        rescale(values << 15, scale / twice, False)
+        for values, scale in zip((a, b), scales)
+    )
+    return rescale(total, twice / (2**15 * scales[2]), False)
+
+
+class IntegerLSTM16(IntegerLSTM):
+    """The same LSTM as int16x8: inputs and `h` are int16, without zero point.
+
+    `kernels`: a key of KERNELS. `halves_up` is of the products of matrices.
+    """
+
+    def __init__(self, *arguments, kernels="fixed point", **keywords):
+        super(IntegerLSTM16, self).__init__(*arguments, **keywords)
+        self.logistic, self.tanh, self.tanh_of_c = KERNELS[kernels]
+
+    def step(self, inputs, h, c):
+        """int16 inputs, h and c; returns the new h and c."""
+        inputs = np.clip(inputs.astype(np.int64), -128, 127)
+        operands = np.concatenate([inputs, h], 1).astype(np.int64)
+        c = c.astype(np.int64)
+        sums = operands @ self.kernel + self.bias
+        gates = self._rescaled(sums, self.scale / 128 * 2**12, 0)
+        i, j, f, o = np.split(gates, 4, 1)
+        i, f = self._peep(0, i, c), self._peep(1, f, c)
+        kept = product(self.logistic(f), c, 2**-15)
+        new = product(self.logistic(i), self.tanh(j), 2**-15)
+        c = saturate(add_general(kept, new, (2**-11, 2**-15, 2**-11)))
+        c = clip(c, self.cell_clip, 2**-11, 16)
+        o = self._peep(2, o, c)
+        h = product(self.logistic(o), self.tanh_of_c(c), 2**-23)
+        if self.projection is not None:
+            weights, scale = self.projection
+            h = self._rescaled(h @ weights, scale, 1)
+            h = clip(np.clip(h, -128, 127), self.proj_clip, 2**-7, 8)
+        return h.astype(np.int16), c.astype(np.int16)
+
+    def _rescaled(self, sums, factor, number):
+        return saturate(rescale(sums, factor, self.halves_up[number]))
+
+    def _peep(self, number, gate, c):
+        if not self.peepholes:
+            return gate
+        peeped = product(self.peepholes[number], c, 2**-15)
+        for _ in range(2):
+            peeped = saturate(add_general(peeped, peeped, [2**-12] * 3))
+        return saturate(add_general(gate, peeped, [2**-12] * 3))
+
+
+def product(a, b, factor):
+    """`a * b * factor` in 16 bits."""
+    return saturate(rescale(a * b, factor, False))
