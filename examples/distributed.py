@@ -20,6 +20,7 @@ its worker. `docs/distributed.md` says more.
 
 import argparse
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -29,6 +30,7 @@ import tempfile
 import time
 import zlib
 
+import flag_types
 import numpy as np
 import tensorflow as tf
 import text_data
@@ -218,21 +220,67 @@ def watch(running, to_run):
 # The command line.
 
 
+def addresses(text):
+    """An argparse type: `host:port,host:port` as a list."""
+    found = text.split(",")
+    for each in found:
+        host, _, port = each.rpartition(":")
+        if not host or not port.isdigit():
+            raise argparse.ArgumentTypeError(
+                f"must be HOST:PORT,HOST:PORT,..., got {text}."
+            )
+    return found
+
+
+def folder(path):
+    """An argparse type: a folder, or nothing yet."""
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f"must be a folder, got {path}.")
+    return path
+
+
 def parse_flags(arguments=None):
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", type=int, default=2, help="to launch")
-    parser.add_argument("--sync", action="store_true")
-    parser.add_argument("--steps", type=int, default=600, help="of all workers")
-    parser.add_argument("--units", type=int, default=64)
-    parser.add_argument("--checkpoint_dir", help="to save in, and resume from")
+    add = parser.add_argument
+    positive = flag_types.at_least(1)
+    add("--workers", type=positive, default=2, help="to launch")
+    add("--sync", action="store_true", help="all workers step together")
+    add("--steps", type=positive, default=600, help="of all workers")
+    add("--units", type=positive, default=64, help="of the net")
+    add("--checkpoint_dir", type=folder, help="to save in, and resume from")
     hosts = parser.add_argument_group("one task of a cluster started by hand")
-    split = dict(type=lambda text: text.split(","), metavar="HOST:PORT,...")
-    hosts.add_argument("--ps_hosts", **split)
-    hosts.add_argument("--worker_hosts", **split)
-    hosts.add_argument("--job_name", choices=["ps", "worker"])
-    hosts.add_argument("--task_index", type=int, default=0)
-    return parser.parse_args(arguments)
+    add = hosts.add_argument
+    split = dict(type=addresses, metavar="HOST:PORT,...")
+    add("--ps_hosts", **split)
+    add("--worker_hosts", **split)
+    add("--job_name", choices=["ps", "worker"])
+    add("--task_index", type=flag_types.at_least(0), default=0)
+    flags = parser.parse_args(arguments)
+    check_task(parser, flags)
+    return flags
+
+
+def check_task(parser, flags):
+    """Refuses a task that is not in the cluster."""
+    hosts = {"ps": flags.ps_hosts, "worker": flags.worker_hosts}
+    if not flags.job_name:
+        for job in hosts:
+            if hosts[job]:
+                parser.error(
+                    f"argument --{job}_hosts: needs --job_name, the task to "
+                    "be; without both, all tasks are started here."
+                )
+        return
+    for job in hosts:
+        if not hosts[job]:
+            parser.error(f"argument --job_name: needs --{job}_hosts, too.")
+    count = len(hosts[flags.job_name])
+    if flags.task_index >= count:
+        parser.error(
+            f"argument --task_index: must be below {count}, the number of "
+            f"--{flags.job_name}_hosts, got {flags.task_index}."
+        )
 
 
 def main():

@@ -12,6 +12,7 @@ go on.
 import argparse
 import os
 
+import flag_types
 import numpy as np
 import tensorflow as tf
 
@@ -149,16 +150,28 @@ def run(flags):
     }
 
 
+def picture(path):
+    """An argparse type: where a picture can be written."""
+    if os.path.isdir(path) or not path.endswith(".png"):
+        raise argparse.ArgumentTypeError(f"must be a .png file, got {path}.")
+    return path
+
+
 def parse(arguments=None):
     """The flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="runs/monte_carlo.png", help="picture")
-    parser.add_argument("--units", type=int, default=48)
-    parser.add_argument("--keep-rate", type=float, default=0.9)
-    parser.add_argument("--steps", type=int, default=500, help="of training")
-    parser.add_argument("--draws", type=int, default=30, help="of the masks")
-    parser.add_argument("--horizon", type=int, default=72)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    one, two = flag_types.at_least(1), flag_types.at_least(2)
+    add("--out", type=picture, default="runs/monte_carlo.png", help="picture")
+    add("--units", type=one, default=48, help="of the net")
+    add("--keep-rate", type=flag_types.keep_rate, default=0.9, help="of masks")
+    add("--steps", type=one, default=500, help="of training")
+    add("--draws", type=two, default=30, help="of the masks")
+    add("--horizon", type=one, default=72, help="steps to go on for")
+    add("--seed", type=flag_types.seed, default=1, help="of noise and masks")
     return parser.parse_args(arguments)
 
 
