@@ -1,0 +1,80 @@
+"""What mkdocs does beside its own when it builds the site; see mkdocs.yml.
+
+The files for readers at the top of the repository become pages, links between
+these and docs/ are mended, and when all is built every link is followed: mkdocs
+itself does not look at anchors in all of its versions.
+"""
+
+import html.parser
+import os
+import pathlib
+import urllib.parse
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+
+
+def on_files(files, config):
+    """Adds the pages that are not in docs/. README.md is the first page."""
+    for name in TOP:
+        files.append(
+            File(name, str(ROOT), config.site_dir, config.use_directory_urls)
+        )
+    return files
+
+
+def on_page_markdown(markdown, page, **kwargs):
+    """On the site all pages are in one folder."""
+    old, new = ("docs/", "") if page.file.src_uri in TOP else ("../", "")
+    return markdown.replace(f"]({old}", f"]({new}")
+
+
+def on_post_build(config):
+    """Fails if a link or a picture of the site leads nowhere."""
+    site = pathlib.Path(config.site_dir)
+    pages = {path: read(path) for path in site.rglob("*.html")}
+    broken = [
+        f"{path.relative_to(site)}: {link}"
+        for path in sorted(pages)
+        for link in pages[path].links
+        if not leads_somewhere(path, link, pages)
+    ]
+    if broken:
+        raise PluginError("Broken links:\n  " + "\n  ".join(broken))
+    print(f"{len(pages)} pages, all links lead somewhere: {site}/index.html")
+
+
+def leads_somewhere(path, link, pages):
+    """Whether a link of the page at `path` has a target on the site.
+
+    Links to other sites are not followed.
+    """
+    address = urllib.parse.urlsplit(link)
+    if address.scheme or address.netloc:
+        return True
+    target = path
+    if address.path:
+        name = urllib.parse.unquote(address.path)
+        target = pathlib.Path(os.path.normpath(str(path.parent / name)))
+    if address.fragment and target in pages:
+        return urllib.parse.unquote(address.fragment) in pages[target].anchors
+    return target.exists()
+
+
+class read(html.parser.HTMLParser):
+    """Links and anchors of the page at `path`."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.anchors = [], {""}
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.anchors.add(attributes.get("id"))
+        if tag in ("a", "img"):
+            self.links.append(attributes.get("href" if tag == "a" else "src"))
+        self.links = [link for link in self.links if link]
