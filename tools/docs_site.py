@@ -35,20 +35,20 @@ def on_page_markdown(markdown, page, **kwargs):
 def on_post_build(config):
     """Fails if a link or a picture of the site leads nowhere."""
     site = pathlib.Path(config.site_dir)
-    pages = {path: read(path) for path in site.rglob("*.html")}
+    pages = {path: Page(path) for path in sorted(site.rglob("*.html"))}
     broken = [
         f"{path.relative_to(site)}: {link}"
-        for path in sorted(pages)
-        for link in pages[path].links
-        if not leads_somewhere(path, link, pages)
+        for path, page in pages.items()
+        for link in page.links
+        if not _leads_somewhere(site, path, link, pages)
     ]
     if broken:
         raise PluginError("Broken links:\n  " + "\n  ".join(broken))
-    print(f"{len(pages)} pages, all links lead somewhere: {site}/index.html")
+    print(f"{len(pages)} pages, every link followed: {site / 'index.html'}")
 
 
-def leads_somewhere(path, link, pages):
-    """Whether a link of the page at `path` has a target on the site.
+def _leads_somewhere(site, path, link, pages):
+    """Whether a link of the page at `path` has a target.
 
     Links to other sites are not followed.
     """
@@ -58,23 +58,24 @@ def leads_somewhere(path, link, pages):
     target = path
     if address.path:
         name = urllib.parse.unquote(address.path)
-        target = pathlib.Path(os.path.normpath(str(path.parent / name)))
+        folder = site if name.startswith("/") else path.parent
+        target = pathlib.Path(os.path.normpath(f"{folder}/{name}"))
     if address.fragment and target in pages:
         return urllib.parse.unquote(address.fragment) in pages[target].anchors
     return target.exists()
 
 
-class read(html.parser.HTMLParser):
-    """Links and anchors of the page at `path`."""
+class Page(html.parser.HTMLParser):
+    """The links and the anchors of a page."""
 
     def __init__(self, path):
         super().__init__()
-        self.links, self.anchors = [], {""}
+        self.links, self.anchors = [], set()
         self.feed(path.read_text(encoding="utf-8"))
 
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
         self.anchors.add(attributes.get("id"))
-        if tag in ("a", "img"):
-            self.links.append(attributes.get("href" if tag == "a" else "src"))
-        self.links = [link for link in self.links if link]
+        link = attributes.get({"a": "href", "img": "src"}.get(tag))
+        if link:
+            self.links.append(link)
