@@ -1,4 +1,7 @@
-"""The README's snippet: train, then evaluate, with one class swapped."""
+"""Train, then evaluate, with one class swapped.
+
+    python examples/quickstart.py    # some seconds
+"""
 
 import numpy as np
 import tensorflow as tf
@@ -6,9 +9,14 @@ import tensorflow as tf
 import awd_lstm_tf
 
 inputs = tf.placeholder(tf.float32, [20, 35, 100])  # [batch, time, depth]
-is_train = tf.placeholder_with_default(False, [])
-cell = awd_lstm_tf.WeightDropLSTMCell(  # was: tf.nn.rnn_cell.LSTMCell(
-    200, weight_drop_kr=0.5, use_vd=True, is_train=is_train
+is_train = awd_lstm_tf.training_phase()  # False, unless it is fed
+cell = awd_lstm_tf.WeightDropLSTMCell(  # was: tf.nn.rnn_cell.LSTMCell(200)
+    200,
+    weight_drop_kr=0.5,
+    use_vd=True,
+    auto_update=True,  # a mask for each sequence, drawn in the run that uses it
+    recurrent_only=True,
+    is_train=is_train,
 )
 outputs, state = tf.nn.dynamic_rnn(cell, inputs, dtype=tf.float32)
 loss = tf.reduce_mean(tf.square(outputs[:, 1:, :100] - inputs[:, :-1]))
@@ -18,7 +26,6 @@ batch = np.random.RandomState(0).uniform(-0.5, 0.5, [20, 35, 100])
 with tf.Session() as session:
     session.run(tf.global_variables_initializer())
     for step in range(30):
-        session.run(cell.get_vd_update_op())  # a new mask
         session.run(train_op, {inputs: batch, is_train: True})
         if step % 10 == 9:
             value = session.run(loss, {inputs: batch})  # nothing is dropped
