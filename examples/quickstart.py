@@ -1,6 +1,6 @@
 """Train, then evaluate, with one class swapped.
 
-    python examples/quickstart.py    # some seconds
+python examples/quickstart.py    # some seconds
 """
 
 import numpy as np

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 import awd_lstm_tf
 
@@ -111,6 +112,43 @@ def test_both_sides_of_the_swap_run(side, tmp_path):
     path = tmp_path / "swap.py"
     path.write_text(SWAP.format("\n".join("    " + line for line in lines)))
     run([path])
+
+
+def settings_of_the_readme():
+    """What its table "Choose your settings" says to type."""
+    _, _, table = text_of(README).partition("## Choose your settings\n")
+    table, _, _ = table.partition("\n## ")
+    typed = [
+        row.split(" | ")[1] for row in re.findall(r"^\| (.*)", table, re.M)
+    ]
+    return [code for cell in typed for code in re.findall("`([^`]*)`", cell)]
+
+
+@pytest.mark.parametrize("code", settings_of_the_readme())
+def test_what_the_settings_say_can_be_typed(code, tmp_path):
+    code = code.replace("(200, ...)", "(200, weight_drop_kr=0.5, use_vd=True)")
+    cells = inspect.signature(awd_lstm_tf.WeightDropLSTMCell).parameters
+    with tf.Session() as session:
+        cell = awd_lstm_tf.WeightDropLSTMCell(
+            8, weight_drop_kr=0.5, use_vd=True
+        )
+        tf.nn.dynamic_rnn(cell, tf.ones([2, 3, 4]), dtype=tf.float32)
+        session.run(tf.global_variables_initializer())
+        names = {
+            "awd_lstm_tf": awd_lstm_tf,
+            "tf": tf,
+            "session": session,
+            "cell": cell,
+            "path": tf.train.Saver().save(session, str(tmp_path / "model")),
+            "tensor": tf.constant(0.5),
+        }
+        if not re.match(r"\w+=", code):
+            return "..." in code or eval(code, names)
+        arguments = eval(f"dict({code})", names)
+        if set(arguments) <= set(cells):
+            typed = dict(dict(weight_drop_kr=0.5, name="typed"), **arguments)
+            cell = awd_lstm_tf.WeightDropLSTMCell(8, **typed)
+            tf.nn.dynamic_rnn(cell, tf.ones([2, 3, 4]), dtype=tf.float32)
 
 
 def test_every_keyword_that_the_readme_names_is_one():
@@ -220,17 +258,35 @@ def test_every_table_of_figures_names_its_command(page):
         assert len(measured) < 2 or command.search(text), f"{page.name}: {head}"
 
 
-def test_tables_of_speed_are_those_of_the_kept_results():
-    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-    report = importlib.import_module("report").report
-    sys.path.remove(str(REPOSITORY / "benchmarks"))
-    results = sorted(REPOSITORY.glob("benchmarks/results/tensorflow-*.json"))
-    runs = [json.loads(path.read_text()) for path in results]
-    shown = text_of(REPOSITORY / "docs" / "speed.md").splitlines()
-    missing = [line for line in report(runs) if line not in shown]
-    assert not missing, "docs/speed.md lacks, of benchmarks/report.py:\n" + (
-        "\n".join(missing)
+def kept_results(name):
+    path = REPOSITORY / "benchmarks" / "results" / name
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def assert_shows(name, lines, command):
+    """That docs/`name` has all the lines, as the command prints them."""
+    shown = text_of(REPOSITORY / "docs" / name).splitlines()
+    missing = [line for line in lines if line not in shown]
+    assert not missing, "\n".join(
+        [f"docs/{name} lacks, of what `{command}` prints:"] + missing
     )
+
+
+def test_tables_of_speed_are_those_of_the_kept_results(example):
+    names = REPOSITORY.glob("benchmarks/results/tensorflow-*.json")
+    runs = [kept_results(path.name) for path in sorted(names)]
+    command = "python benchmarks/report.py benchmarks/results/tensorflow-*.json"
+    assert_shows("speed.md", example("report").report(runs), command)
+
+
+def test_tables_beside_pytorch_are_those_of_the_kept_results(example, capsys):
+    parity, results = example("parity"), kept_results("parity.json")
+    parity.print_steps(results["steps"])
+    parity.print_curves(results)
+    parity.print_speed(results["speed"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 25
+    assert_shows("pytorch.md", lines, "make parity")
 
 
 # Links
