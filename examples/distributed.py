@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -225,42 +226,34 @@ def watch(running, to_run):
 # The command line.
 
 
-def addresses(text):
-    """An argparse type: `host:port,host:port` as a list."""
-    found = text.split(",")
-    for each in found:
-        host, _, port = each.rpartition(":")
-        if not host or not port.isdigit():
-            raise argparse.ArgumentTypeError(
-                f"must be HOST:PORT,HOST:PORT,..., got {text}."
-            )
-    return found
-
-
-def folder(path):
-    """An argparse type: a folder, or nothing yet."""
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise argparse.ArgumentTypeError(f"must be a folder, got {path}.")
-    return path
+def split(text):
+    """The hosts of a list."""
+    return text.split(",")
 
 
 def parse_flags(arguments=None):
     """Reads the command line."""
+    positive, index = flag_types.at_least(1), flag_types.at_least(0)
+    folder = flag_types.checked(
+        str, "a folder", lambda path: not os.path.isfile(path)
+    )
+    hosts = flag_types.checked(
+        split,
+        "HOST:PORT,HOST:PORT,...",
+        lambda each: all(re.fullmatch(r"[^:]+:\d+", host) for host in each),
+    )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    positive = flag_types.at_least(1)
     add("--workers", type=positive, default=2, help="to launch")
     add("--sync", action="store_true", help="all workers step together")
     add("--steps", type=positive, default=600, help="of all workers")
     add("--units", type=positive, default=64, help="of the net")
     add("--checkpoint_dir", type=folder, help="to save in, and resume from")
-    hosts = parser.add_argument_group("one task of a cluster started by hand")
-    add = hosts.add_argument
-    split = dict(type=addresses, metavar="HOST:PORT,...")
-    add("--ps_hosts", **split)
-    add("--worker_hosts", **split)
-    add("--job_name", choices=["ps", "worker"])
-    add("--task_index", type=flag_types.at_least(0), default=0)
+    task = parser.add_argument_group("one task of a cluster started by hand")
+    task.add_argument("--ps_hosts", type=hosts, metavar="HOST:PORT,...")
+    task.add_argument("--worker_hosts", type=hosts, metavar="HOST:PORT,...")
+    task.add_argument("--job_name", choices=["ps", "worker"])
+    task.add_argument("--task_index", type=index, default=0)
     flags = parser.parse_args(arguments)
     check_task(parser, flags)
     return flags
@@ -268,22 +261,16 @@ def parse_flags(arguments=None):
 
 def check_task(parser, flags):
     """Refuses a task that is not in the cluster."""
-    hosts = {"ps": flags.ps_hosts, "worker": flags.worker_hosts}
-    if not flags.job_name:
-        for job in hosts:
-            if hosts[job]:
-                parser.error(
-                    f"argument --{job}_hosts: needs --job_name, the task to "
-                    "be; without both, all tasks are started here."
-                )
-        return
-    for job in hosts:
-        if not hosts[job]:
-            parser.error(f"argument --job_name: needs --{job}_hosts, too.")
-    count = len(hosts[flags.job_name])
-    if flags.task_index >= count:
+    given = [flags.job_name, flags.ps_hosts, flags.worker_hosts]
+    if any(given) and not all(given):
         parser.error(
-            f"argument --task_index: must be below {count}, the number of "
+            "argument --job_name: goes with --ps_hosts and --worker_hosts; "
+            "without these three, all tasks are started here."
+        )
+    hosts = flags.ps_hosts if flags.job_name == "ps" else flags.worker_hosts
+    if hosts and flags.task_index >= len(hosts):
+        parser.error(
+            f"argument --task_index: must be below {len(hosts)}, the number of "
             f"--{flags.job_name}_hosts, got {flags.task_index}."
         )
 

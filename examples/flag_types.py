@@ -3,7 +3,7 @@
 import argparse
 
 
-def number(convert, rule, fits):
+def checked(convert, rule, fits):
     """A type: `convert(text)`, refused unless it `fits` the `rule`."""
 
     def parse(text):
@@ -18,8 +18,8 @@ def number(convert, rule, fits):
 
 def at_least(least):
     """A type for whole numbers from `least` on."""
-    return number(int, f"at least {least}", lambda value: value >= least)
+    return checked(int, f"at least {least}", lambda value: value >= least)
 
 
-keep_rate = number(float, "in (0, 1]", lambda value: 0.0 < value <= 1.0)
-seed = number(int, "in [0, 2**32)", lambda value: 0 <= value < 2**32)
+keep_rate = checked(float, "in (0, 1]", lambda value: 0.0 < value <= 1.0)
+seed = checked(int, "in [0, 2**32)", lambda value: 0 <= value < 2**32)

@@ -150,13 +150,6 @@ def run(flags):
     }
 
 
-def picture(path):
-    """An argparse type: where a picture can be written."""
-    if os.path.isdir(path) or not path.endswith(".png"):
-        raise argparse.ArgumentTypeError(f"must be a .png file, got {path}.")
-    return path
-
-
 def parse(arguments=None):
     """The flags."""
     parser = argparse.ArgumentParser(
@@ -165,6 +158,9 @@ def parse(arguments=None):
     )
     add = parser.add_argument
     one, two = flag_types.at_least(1), flag_types.at_least(2)
+    picture = flag_types.checked(
+        str, "a .png file", lambda path: path.endswith(".png")
+    )
     add("--out", type=picture, default="runs/monte_carlo.png", help="picture")
     add("--units", type=one, default=48, help="of the net")
     add("--keep-rate", type=flag_types.keep_rate, default=0.9, help="of masks")

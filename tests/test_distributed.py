@@ -384,6 +384,10 @@ def test_example_learns(examples, start, tmp_path, flags):
 
 
 CLUSTER = "--ps_hosts=a:1 --worker_hosts=b:1,c:1"
+ALONE = (
+    "--job_name: goes with --ps_hosts and --worker_hosts; without these three, "
+    "all tasks are started here."
+)
 
 
 @pytest.mark.parametrize(
@@ -401,12 +405,9 @@ CLUSTER = "--ps_hosts=a:1 --worker_hosts=b:1,c:1"
             "--ps_hosts=a",
             "--ps_hosts: must be HOST:PORT,HOST:PORT,..., got a.",
         ),
-        (
-            CLUSTER,
-            "--ps_hosts: needs --job_name, the task to be; without both, all "
-            "tasks are started here.",
-        ),
-        ("--job_name=ps", "--job_name: needs --ps_hosts, too."),
+        (CLUSTER, ALONE),
+        ("--job_name=ps", ALONE),
+        ("--job_name=ps --ps_hosts=a:1", ALONE),
         (
             f"--job_name=worker --task_index=-1 {CLUSTER}",
             "--task_index: must be at least 0, got -1.",
