@@ -53,7 +53,7 @@ for path in sys.argv[1:]:
     folder = pathlib.Path(path).with_suffix("")
     folder.mkdir()
     os.chdir(str(folder))
-    tensorflow.reset_default_graph()
+    tensorflow.keras.backend.clear_session()  # and resets the graph
     try:
         runpy.run_path(path, run_name="__main__")
     except Exception:
