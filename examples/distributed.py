@@ -30,11 +30,11 @@ import sys
 import tempfile
 import time
 import zlib
-from pydoc_data import topics
 
 import flag_types
 import numpy as np
 import tensorflow as tf
+from language_model import read_text
 
 import awd_lstm_tf
 
@@ -44,11 +44,6 @@ PRINT_EVERY = 20  # steps of a worker
 RESTARTS = 5  # of tasks that died, by the launcher
 
 # The network.
-
-
-def python_documentation():
-    """The topics of `help()`, some 400 kB of English prose."""
-    return "\n\n".join(text for _, text in sorted(topics.topics.items()))
 
 
 def random_windows(ids):
@@ -105,7 +100,7 @@ def run_task(flags):
     server = tf.train.Server(cluster, flags.job_name, flags.task_index)
     if flags.job_name == "ps":
         server.join()
-    text = python_documentation()
+    text = read_text()
     me = f"/job:worker/task:{flags.task_index}"
     setter = tf.train.replica_device_setter(worker_device=me, cluster=cluster)
     with tf.device(setter):
@@ -226,11 +221,6 @@ def watch(running, to_run):
 # The command line.
 
 
-def split(text):
-    """The hosts of a list."""
-    return text.split(",")
-
-
 def parse_flags(arguments=None):
     """Reads the command line."""
     positive, index = flag_types.at_least(1), flag_types.at_least(0)
@@ -238,7 +228,7 @@ def parse_flags(arguments=None):
         str, "a folder", lambda path: not os.path.isfile(path)
     )
     hosts = flag_types.checked(
-        split,
+        lambda text: text.split(","),
         "HOST:PORT,HOST:PORT,...",
         lambda each: all(re.fullmatch(r"[^:]+:\d+", host) for host in each),
     )
