@@ -38,6 +38,7 @@ from language_model import read_text
 
 import awd_lstm_tf
 
+tf = getattr(tf.compat, "v1", tf)  # where TensorFlow 2 keeps 1
 BATCH_SIZE = 16
 TIME = 20  # characters of a training example
 PRINT_EVERY = 20  # steps of a worker
@@ -67,7 +68,9 @@ def language_model(text, units):
     )
     with tf.control_dependencies(cell.get_vd_update_op()):  # in every step
         outputs, _ = tf.nn.dynamic_rnn(cell, inputs, dtype=tf.float32)
-    logits = tf.layers.dense(outputs, size)
+    kernel = tf.get_variable("dense/kernel", [units, size])
+    bias = tf.get_variable("dense/bias", [size])
+    logits = tf.tensordot(outputs, kernel, 1) + bias
     return tf.losses.sparse_softmax_cross_entropy(targets, logits), cell
 
 
@@ -270,7 +273,8 @@ def main():
     tf.logging.set_verbosity(tf.logging.ERROR)
     flags = parse_flags()
     if flags.job_name:
-        return run_task(flags)
+        with tf.Graph().as_default():
+            return run_task(flags)
     try:
         launch(flags)
     except KeyboardInterrupt:

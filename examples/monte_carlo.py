@@ -18,6 +18,7 @@ import tensorflow as tf
 
 import awd_lstm_tf
 
+tf = getattr(tf.compat, "v1", tf)  # where TensorFlow 2 keeps 1
 LENGTH = 400
 PERIOD = 12
 WINDOW = 60
@@ -44,8 +45,8 @@ class Forecaster(object):
         outputs, self.state = tf.nn.dynamic_rnn(
             self.cell, inputs, initial_state=self.start
         )
-        outputs = tf.layers.dense(self.dropout(outputs), 1)
-        self.predictions = tf.squeeze(outputs, -1)
+        readout = tf.get_variable("readout", [units])
+        self.predictions = tf.reduce_sum(self.dropout(outputs) * readout, -1)
         self.loss = tf.losses.mean_squared_error(
             self.values[:, 1:], self.predictions[:, :-1]
         )
@@ -127,15 +128,15 @@ def draw_picture(path, seen, predictions):
 
 def run(flags):
     """Trains, predicts, writes the picture; returns the spreads by name."""
-    tf.set_random_seed(flags.seed)
     random = np.random.RandomState(flags.seed)
     observed = series(0, LENGTH) + 0.05 * random.randn(LENGTH)
     seen = observed[-4 * PERIOD :]
-    model = Forecaster(flags.units, flags.keep_rate)
     config = tf.ConfigProto(
         intra_op_parallelism_threads=1, inter_op_parallelism_threads=1
     )
-    with tf.Session(config=config) as session:
+    with tf.Graph().as_default(), tf.Session(config=config) as session:
+        tf.set_random_seed(flags.seed)
+        model = Forecaster(flags.units, flags.keep_rate)
         session.run(tf.global_variables_initializer())
         model.train(session, observed, flags.steps, random)
         predictions = model.draws(session, seen, flags.horizon, flags.draws)
