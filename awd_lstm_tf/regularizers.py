@@ -5,7 +5,7 @@ from awd_lstm_tf._versions import tf
 
 
 def activation_regularization(
-    outputs, alpha, sequence_length=None, time_major=False, name=None
+    outputs, alpha, time_major=False, sequence_length=None, name=None
 ):
     """AR: pulls the outputs of an RNN towards zero.
 
@@ -15,9 +15,9 @@ def activation_regularization(
       outputs: float tensor; in the paper, of the last layer after dropout.
         With `sequence_length`: `[batch_size, time, ...]`.
       alpha: number >= 0, or scalar float tensor; 2.0 in the paper. 0: no op.
+      time_major: whether `outputs` are `[time, batch_size, ...]`.
       sequence_length: `[batch_size]`, int32 or int64: the mean is over the
         steps before the end of each sequence. None: over all.
-      time_major: whether `outputs` are `[time, batch_size, ...]`.
       name: of the name scope.
 
     Returns:

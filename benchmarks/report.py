@@ -1,10 +1,10 @@
-"""Turns the figures of step_time.py and memory.py into README's tables.
+"""Turns the figures of step_time.py and memory.py into docs/speed.md's tables.
 
-    python benchmarks/report.py benchmarks/results/*.json
+    python benchmarks/report.py benchmarks/results/tensorflow-*.json
 
 Each file is one run on one TensorFlow (`--json`). Printed, in Markdown, are
-tables of ratios to LSTMCell and of peak memory, and what machine and versions
-they hold for.
+tables of ratios to LSTMCell and of peak memory, which targets they meet, and
+what machine and versions they hold for.
 """
 
 import argparse
@@ -13,6 +13,19 @@ import json
 import statistics
 
 BASE = "LSTMCell"
+FUSED = "fused, auto_update"
+
+# A training step takes at most this share of another row's time:
+# (row, other row, size, {version: limit}).
+TARGETS = [
+    (FUSED, BASE, "small", {"1.13.1": 0.65, "1.15.5": 0.5, "2.15.1": 0.58}),
+    (FUSED, BASE, "medium", {"1.13.1": 0.65, "1.15.5": 0.36, "2.15.1": 0.43}),
+    (FUSED, BASE, "paper", {"1.13.1": 0.9, "1.15.5": 0.68, "2.15.1": 0.72}),
+    (FUSED, "PyTorch", "medium", {"2.15.1": 1.0}),
+    (FUSED, "matmul limit", "medium", {"1.13.1": 1.15, "1.15.5": 1.15}),
+    ("cell, use_vd", BASE, "medium", {"1.13.1": 1.05, "1.15.5": 1.05}),
+    ("cell, standard", BASE, "medium", {"1.13.1": 2.2, "1.15.5": 2.2}),
+]
 
 
 def _row(cells):
@@ -50,6 +63,31 @@ def _time_table(runs, kind):
     ]
     titles = {"train": "training step", "forward": "forward pass"}
     return _table(titles[kind], list(columns), rows)
+
+
+def _target_table(runs):
+    """What the targets were, and whether they are met."""
+    rows = {
+        f"{name} / {other}, {size}": [
+            _met(run["step_time"].get(size), name, other, limits[_version(run)])
+            if _version(run) in limits
+            else ""
+            for run in runs
+        ]
+        for name, other, size, limits in TARGETS
+    }
+    rows = {name: cells for name, cells in rows.items() if any(cells)}
+    title = "training step, targets"
+    return _table(title, [_version(run) for run in runs], rows)
+
+
+def _met(seconds, name, other, limit):
+    medians = _medians(seconds["train"]) if seconds else {}
+    if name not in medians or other not in medians:
+        return f"{limit:.2f}, not measured"
+    ratio = medians[name] / medians[other]
+    met = "met" if ratio <= limit else f"**not met**: {ratio:.2f}"
+    return f"{limit:.2f}, {met}"
 
 
 def _medians(seconds):
@@ -94,6 +132,7 @@ def report(runs):
     timed = [run for run in runs if "step_time" in run]
     for kind in ("train", "forward") if timed else ():
         lines += _time_table(timed, kind) + [""]
+    lines += _target_table(timed) + [""] if timed else []
     weighed = [run for run in runs if "memory" in run]
     for size in _names(run["memory"] for run in weighed):
         lines += _memory_table(weighed, size) + [""]

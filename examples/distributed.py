@@ -20,7 +20,9 @@ its worker. `docs/distributed.md` says more.
 
 import argparse
 import contextlib
+import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -29,12 +31,14 @@ import tempfile
 import time
 import zlib
 
+import flag_types
 import numpy as np
 import tensorflow as tf
-import text_data
+from language_model import read_text
 
 import awd_lstm_tf
 
+tf = getattr(tf.compat, "v1", tf)  # where TensorFlow 2 keeps 1
 BATCH_SIZE = 16
 TIME = 20  # characters of a training example
 PRINT_EVERY = 20  # steps of a worker
@@ -64,7 +68,9 @@ def language_model(text, units):
     )
     with tf.control_dependencies(cell.get_vd_update_op()):  # in every step
         outputs, _ = tf.nn.dynamic_rnn(cell, inputs, dtype=tf.float32)
-    logits = tf.layers.dense(outputs, size)
+    kernel = tf.get_variable("dense/kernel", [units, size])
+    bias = tf.get_variable("dense/bias", [size])
+    logits = tf.tensordot(outputs, kernel, 1) + bias
     return tf.losses.sparse_softmax_cross_entropy(targets, logits), cell
 
 
@@ -97,7 +103,7 @@ def run_task(flags):
     server = tf.train.Server(cluster, flags.job_name, flags.task_index)
     if flags.job_name == "ps":
         server.join()
-    text = text_data.python_documentation()
+    text = read_text()
     me = f"/job:worker/task:{flags.task_index}"
     setter = tf.train.replica_device_setter(worker_device=me, cluster=cluster)
     with tf.device(setter):
@@ -220,19 +226,46 @@ def watch(running, to_run):
 
 def parse_flags(arguments=None):
     """Reads the command line."""
+    positive, index = flag_types.at_least(1), flag_types.at_least(0)
+    folder = flag_types.checked(
+        str, "a folder", lambda path: not os.path.isfile(path)
+    )
+    hosts = flag_types.checked(
+        lambda text: text.split(","),
+        "HOST:PORT,HOST:PORT,...",
+        lambda each: all(re.fullmatch(r"[^:]+:\d+", host) for host in each),
+    )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", type=int, default=2, help="to launch")
-    parser.add_argument("--sync", action="store_true")
-    parser.add_argument("--steps", type=int, default=600, help="of all workers")
-    parser.add_argument("--units", type=int, default=64)
-    parser.add_argument("--checkpoint_dir", help="to save in, and resume from")
-    hosts = parser.add_argument_group("one task of a cluster started by hand")
-    split = dict(type=lambda text: text.split(","), metavar="HOST:PORT,...")
-    hosts.add_argument("--ps_hosts", **split)
-    hosts.add_argument("--worker_hosts", **split)
-    hosts.add_argument("--job_name", choices=["ps", "worker"])
-    hosts.add_argument("--task_index", type=int, default=0)
-    return parser.parse_args(arguments)
+    add = parser.add_argument
+    add("--workers", type=positive, default=2, help="to launch")
+    add("--sync", action="store_true", help="all workers step together")
+    add("--steps", type=positive, default=600, help="of all workers")
+    add("--units", type=positive, default=64, help="of the net")
+    add("--checkpoint_dir", type=folder, help="to save in, and resume from")
+    task = parser.add_argument_group("one task of a cluster started by hand")
+    task.add_argument("--ps_hosts", type=hosts, metavar="HOST:PORT,...")
+    task.add_argument("--worker_hosts", type=hosts, metavar="HOST:PORT,...")
+    task.add_argument("--job_name", choices=["ps", "worker"])
+    task.add_argument("--task_index", type=index, default=0)
+    flags = parser.parse_args(arguments)
+    check_task(parser, flags)
+    return flags
+
+
+def check_task(parser, flags):
+    """Refuses a task that is not in the cluster."""
+    given = [flags.job_name, flags.ps_hosts, flags.worker_hosts]
+    if any(given) and not all(given):
+        parser.error(
+            "argument --job_name: goes with --ps_hosts and --worker_hosts; "
+            "without these three, all tasks are started here."
+        )
+    hosts = flags.ps_hosts if flags.job_name == "ps" else flags.worker_hosts
+    if hosts and flags.task_index >= len(hosts):
+        parser.error(
+            f"argument --task_index: must be below {len(hosts)}, the number of "
+            f"--{flags.job_name}_hosts, got {flags.task_index}."
+        )
 
 
 def main():
@@ -240,7 +273,8 @@ def main():
     tf.logging.set_verbosity(tf.logging.ERROR)
     flags = parse_flags()
     if flags.job_name:
-        return run_task(flags)
+        with tf.Graph().as_default():
+            return run_task(flags)
     try:
         launch(flags)
     except KeyboardInterrupt:

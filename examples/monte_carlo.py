@@ -12,11 +12,13 @@ go on.
 import argparse
 import os
 
+import flag_types
 import numpy as np
 import tensorflow as tf
 
 import awd_lstm_tf
 
+tf = getattr(tf.compat, "v1", tf)  # where TensorFlow 2 keeps 1
 LENGTH = 400
 PERIOD = 12
 WINDOW = 60
@@ -43,8 +45,8 @@ class Forecaster(object):
         outputs, self.state = tf.nn.dynamic_rnn(
             self.cell, inputs, initial_state=self.start
         )
-        outputs = tf.layers.dense(self.dropout(outputs), 1)
-        self.predictions = tf.squeeze(outputs, -1)
+        readout = tf.get_variable("readout", [units])
+        self.predictions = tf.reduce_sum(self.dropout(outputs) * readout, -1)
         self.loss = tf.losses.mean_squared_error(
             self.values[:, 1:], self.predictions[:, :-1]
         )
@@ -126,15 +128,15 @@ def draw_picture(path, seen, predictions):
 
 def run(flags):
     """Trains, predicts, writes the picture; returns the spreads by name."""
-    tf.set_random_seed(flags.seed)
     random = np.random.RandomState(flags.seed)
     observed = series(0, LENGTH) + 0.05 * random.randn(LENGTH)
     seen = observed[-4 * PERIOD :]
-    model = Forecaster(flags.units, flags.keep_rate)
     config = tf.ConfigProto(
         intra_op_parallelism_threads=1, inter_op_parallelism_threads=1
     )
-    with tf.Session(config=config) as session:
+    with tf.Graph().as_default(), tf.Session(config=config) as session:
+        tf.set_random_seed(flags.seed)
+        model = Forecaster(flags.units, flags.keep_rate)
         session.run(tf.global_variables_initializer())
         model.train(session, observed, flags.steps, random)
         predictions = model.draws(session, seen, flags.horizon, flags.draws)
@@ -151,14 +153,22 @@ def run(flags):
 
 def parse(arguments=None):
     """The flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="runs/monte_carlo.png", help="picture")
-    parser.add_argument("--units", type=int, default=48)
-    parser.add_argument("--keep-rate", type=float, default=0.9)
-    parser.add_argument("--steps", type=int, default=500, help="of training")
-    parser.add_argument("--draws", type=int, default=30, help="of the masks")
-    parser.add_argument("--horizon", type=int, default=72)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    one, two = flag_types.at_least(1), flag_types.at_least(2)
+    picture = flag_types.checked(
+        str, "a .png file", lambda path: path.endswith(".png")
+    )
+    add("--out", type=picture, default="runs/monte_carlo.png", help="picture")
+    add("--units", type=one, default=48, help="of the net")
+    add("--keep-rate", type=flag_types.keep_rate, default=0.9, help="of masks")
+    add("--steps", type=one, default=500, help="of training")
+    add("--draws", type=two, default=30, help="of the masks")
+    add("--horizon", type=one, default=72, help="steps to go on for")
+    add("--seed", type=flag_types.seed, default=1, help="of noise and masks")
     return parser.parse_args(arguments)
 
 

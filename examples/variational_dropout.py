@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import awd_lstm_tf
 
+tf = getattr(tf.compat, "v1", tf)  # where TensorFlow 2 keeps 1
 STEPS = 4
 KEEP_PROB = 0.5
 

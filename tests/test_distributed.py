@@ -383,6 +383,50 @@ def test_example_learns(examples, start, tmp_path, flags):
         assert not alive(int(pid))
 
 
+CLUSTER = "--ps_hosts=a:1 --worker_hosts=b:1,c:1"
+ALONE = (
+    "--job_name: goes with --ps_hosts and --worker_hosts; without these three, "
+    "all tasks are started here."
+)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--workers=0", "--workers: must be at least 1, got 0."),
+        ("--workers=-1", "--workers: must be at least 1, got -1."),
+        ("--steps=-5", "--steps: must be at least 1, got -5."),
+        ("--units=0", "--units: must be at least 1, got 0."),
+        (
+            f"--checkpoint_dir={__file__}",
+            f"--checkpoint_dir: must be a folder, got {__file__}.",
+        ),
+        (
+            "--ps_hosts=a",
+            "--ps_hosts: must be HOST:PORT,HOST:PORT,..., got a.",
+        ),
+        (CLUSTER, ALONE),
+        ("--job_name=ps", ALONE),
+        ("--job_name=ps --ps_hosts=a:1", ALONE),
+        (
+            f"--job_name=worker --task_index=-1 {CLUSTER}",
+            "--task_index: must be at least 0, got -1.",
+        ),
+        (
+            f"--job_name=worker --task_index=2 {CLUSTER}",
+            "--task_index: must be below 2, the number of --worker_hosts, "
+            "got 2.",
+        ),
+    ],
+)
+def test_example_refuses_bad_flags(distributed, flags, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        distributed.parse_flags(flags.split())
+    assert stop.value.code == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"error: argument {message}")
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_all_tasks(examples, start, tmp_path):
     process = start(launcher(examples, tmp_path, "--steps=1000000"))
@@ -453,7 +497,7 @@ def test_worker_killed_and_started_again(distributed, start, tmp_path, flags):
     names = set(held.get_variable_to_shape_map())
     assert names == expected_names(distributed, flags.units)
     assert held.get_tensor("global_step") >= 400
-    text = distributed.text_data.python_documentation()
+    text = distributed.read_text()
     assert stock_loss(distributed, text, flags.units, checkpoint) < 2.6
 
 

@@ -1,14 +1,11 @@
-"""The short examples run as scripts; README shows one of them."""
+"""The short examples run as scripts."""
 
 import os
-import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
-
-README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
 
 def run(path):
@@ -53,11 +50,3 @@ def test_variational_dropout_holds_one_mask_per_loop(examples):
     assert first == [4.0] * 5  # before the first update
     for row in later:
         assert len(set(row) - {0.0}) <= 1
-
-
-def test_readme_shows_quickstart_verbatim(examples):
-    source = (examples / "quickstart.py").read_text(encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
-    shown = re.search(r"^```python\n(.*?)^```", text, re.M | re.S).group(1)
-    assert source.endswith(shown)
-    assert shown.startswith("import numpy")

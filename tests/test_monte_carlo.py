@@ -46,3 +46,26 @@ def test_a_prediction_holds_its_masks(monte_carlo, open_session):
     assert not np.allclose(first, predict())
     session.run(model.no_masks)
     assert np.array_equal(plain, predict())
+
+
+@pytest.mark.parametrize(
+    "flag, rule",
+    [
+        ("--draws=0", "must be at least 2, got 0."),
+        ("--draws=1", "must be at least 2, got 1."),
+        ("--steps=-5", "must be at least 1, got -5."),
+        ("--steps=many", "invalid int value: 'many'"),
+        ("--keep-rate=0", "must be in (0, 1], got 0."),
+        ("--keep-rate=nan", "must be in (0, 1], got nan."),
+        ("--units=0", "must be at least 1, got 0."),
+        ("--horizon=0", "must be at least 1, got 0."),
+        ("--seed=-1", "must be in [0, 2**32), got -1."),
+        ("--out=picture", "must be a .png file, got picture."),
+    ],
+)
+def test_refuses_bad_flags(monte_carlo, flag, rule, capsys):
+    with pytest.raises(SystemExit) as stop:
+        monte_carlo.main([flag])
+    assert stop.value.code == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"error: argument {flag.split('=')[0]}: {rule}")

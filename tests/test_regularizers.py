@@ -1,5 +1,7 @@
 """AR and TAR against numpy loops over the paper's formulas."""
 
+import inspect
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -134,3 +136,13 @@ def test_name_scopes():
     tar = temporal_activation_regularization(tf.constant(H), 1.0, name="mine")
     assert ar.op.name.startswith("activation_regularization/")
     assert tar.op.name.startswith("mine/")
+
+
+def test_both_take_their_arguments_in_one_order():
+    ar, tar = (
+        list(inspect.signature(penalty).parameters)
+        for penalty, _ in (PENALTIES["ar"], PENALTIES["tar"])
+    )
+    assert ar[1] == "alpha" and tar[1] == "beta"
+    assert ar[0] == tar[0] and ar[2:] == tar[2:]
+    assert tar[2:] == ["time_major", "sequence_length", "name"]

@@ -53,6 +53,7 @@ def members(kind):
         if base.__module__.startswith(PACKAGE):
             for name, value in vars(base).items():
                 public = not name.startswith("_") or name == "__call__"
+                value = getattr(value, "__func__", value)  # of a classmethod
                 if public and inspect.getdoc(value):
                     found.setdefault(name, value)
     return found
@@ -100,7 +101,7 @@ def _signature(name, value):
         if each.kind is each.KEYWORD_ONLY and not stars:
             arguments.append("*")
         stars = stars or each.kind in (each.VAR_POSITIONAL, each.KEYWORD_ONLY)
-        if each.name != "self":
+        if each.name not in ("self", "cls"):
             arguments.append(str(each))
     line = f"    {name}({', '.join(arguments)})\n"
     if len(line) <= 80:
