@@ -42,6 +42,10 @@ SEEDS = (1, 2, 3)
 # A row of the table: its title, the flags that make it, and how many seeds.
 Row = collections.namedtuple("Row", "name title flags seeds")
 
+# A table: the configuration of its runs, the share of a text that is kept back
+# to test on, and a function that returns its rows.
+Table = collections.namedtuple("Table", "config test_fraction rows")
+
 # Of the recipe in the configuration.
 REGULARISERS = (
     "weight_drop",
@@ -86,15 +90,107 @@ def rows():
     return table
 
 
+SWAP_SEEDS = (1, 2, 3, 4, 5)
+
+
+def swap_rows():
+    """What swapping the class is worth, and what it is beside the rest."""
+    swapped = only("weight_drop")
+    table = [
+        ("plain", "plain LSTM", only(None)),
+        ("swap_recurrent", "swapped, recurrent rows dropped", swapped),
+        (
+            "swap_whole",
+            "swapped, whole kernel dropped",
+            swapped + ["--whole-kernel"],
+        ),
+        ("locked", "locked dropout alone", only("locked_dropout")),
+        ("recipe", "recipe", []),
+        (
+            "no_weight_drop",
+            "recipe without weight drop",
+            ["--without", "weight_drop"],
+        ),
+    ]
+    return [Row(*row, seeds=SWAP_SEEDS) for row in table]
+
+
+# Width, epochs, weight drop's share kept (1: none), whole kernel or not,
+# beside the rest of the recipe or alone, seeds. The cells that cost little and
+# tell much come first.
+CELLS = [
+    # Keep rates, alone.
+    (200, 20, 0.3, "recurrent", "alone", 1),
+    (200, 20, 0.7, "recurrent", "alone", 1),
+    (200, 20, 0.9, "recurrent", "alone", 1),
+    (200, 20, 0.7, "whole", "alone", 1),
+    (200, 20, 0.9, "whole", "alone", 1),
+    (200, 20, 0.3, "whole", "alone", 1),
+    # Keep rates, beside.
+    (200, 20, 0.7, "recurrent", "beside", 1),
+    (200, 20, 0.9, "recurrent", "beside", 1),
+    (200, 20, 0.3, "recurrent", "beside", 1),
+    (200, 20, 0.5, "whole", "beside", 1),
+    (200, 20, 0.8, "whole", "beside", 1),
+    # Length.
+    (200, 80, 1.0, "recurrent", "beside", 1),
+    (200, 80, 0.5, "recurrent", "beside", 1),
+    # Width.
+    (650, 20, 1.0, "recurrent", "beside", 1),
+    (650, 20, 0.5, "recurrent", "beside", 1),
+    (650, 20, 1.0, "recurrent", "alone", 1),
+    (650, 20, 0.5, "recurrent", "alone", 1),
+    (400, 20, 1.0, "recurrent", "beside", 1),
+    (400, 20, 0.5, "recurrent", "beside", 1),
+    (200, 80, 0.7, "recurrent", "beside", 1),
+    (400, 20, 1.0, "recurrent", "alone", 1),
+    (400, 20, 0.5, "recurrent", "alone", 1),
+    (650, 20, 0.7, "recurrent", "beside", 1),
+    (1150, 20, 1.0, "recurrent", "beside", 1),
+    (1150, 20, 0.5, "recurrent", "beside", 1),
+]
+
+
+def line_rows():
+    """Cells of the picture of where weight drop gains."""
+    table = []
+    for width, epochs, keep, part, company, seeds in CELLS:
+        flags = [
+            f"--units={width}",
+            f"--embedding={width}",
+            f"--epochs={epochs}",
+            f"--weight-keep={keep}",
+        ]
+        if epochs > 20:
+            flags.append("--patience=20")
+        if part == "whole":
+            flags.append("--whole-kernel")
+        if company == "alone":
+            flags += only("weight_drop") if keep < 1.0 else only(None)
+        name = f"{company}-{width}-{epochs}-{part}-{keep}"
+        title = (
+            f"{width} units, {epochs} epochs, {company}, {part}, keep {keep}"
+        )
+        table.append(Row(name, title, flags, SWAP_SEEDS[:seeds]))
+    return table
+
+
 def words(part):
     return part.upper() if part in ("ar", "tar") else part.replace("_", " ")
+
+
+TABLES = {
+    "ablation": Table("ablation", 0.0, rows),
+    "swap": Table("small", 0.05, swap_rows),
+    "line": Table("small", 0.05, line_rows),
+}
 
 
 def settings_of(flags, corpus):
     """What all runs have in common, to be kept beside the results."""
     settings = run_folder.settings_of(flags, corpus)
     del settings["seed"]
-    settings["tokens"] = [len(part) for part in corpus[:2]]
+    settings["tokens"] = [len(part) for part in corpus[:3] if len(part)]
     settings["versions"] = {
         "awd_lstm_tf": awd_lstm_tf.__version__,
         "tensorflow": tf.__version__,
@@ -133,26 +229,32 @@ def measure(name, flags, corpus):
     trainer = language_model.make_trainer("recipe", flags, corpus)
     trainer.train(name)
     progress = trainer.progress
-    return {
+    result = {
         "held_out": progress["best"]["held_out"],
         "best_epoch": progress["best"]["epoch"],
         "weights": trainer.weights,
         "curve": progress["curve"],
     }
+    if len(corpus.test):
+        trainer.restore(progress["best"]["checkpoint"])
+        result["test"] = trainer.evaluate(corpus.test)
+    return result
 
 
 def make_runs(own, argv, settings, corpus):
     """Makes those runs that nobody has made or is making."""
-    for row in rows():
-        for seed in row.seeds:
-            name = f"{row.name}-{seed}"
-            flags = parse_flags(argv + row.flags + [f"--seed={seed}"])[1]
-            flags.out = os.path.join(own.out, name)
-            with locked(flags.out + ".lock", wait=False) as ours:
-                made = run_folder.load_results(own.json, settings, {})["runs"]
-                if ours and name not in made:
-                    result = measure(name, flags, corpus)
-                    add_result(own, settings, name, result)
+    table = TABLES[own.table].rows()
+    # The first seed of all rows, then the second, ...
+    runs = [(row, seed) for row in table for seed in row.seeds]
+    for row, seed in sorted(runs, key=lambda run: run[0].seeds.index(run[1])):
+        name = f"{row.name}-{seed}"
+        flags = parse_flags(argv + row.flags + [f"--seed={seed}"])[1]
+        flags.out = os.path.join(own.out, name)
+        with locked(flags.out + ".lock", wait=False) as ours:
+            made = run_folder.load_results(own.json, settings, {})["runs"]
+            if ours and name not in made:
+                result = dict(measure(name, flags, corpus), flags=row.flags)
+                add_result(own, settings, name, result)
 
 
 def table(results):
@@ -189,11 +291,13 @@ def parse_flags(argv=None):
         epilog="Other flags are those of examples/language_model.py, for runs "
         "with other settings (and another --json).",
     )
-    parser.add_argument("--data", required=True, help="a text file")
+    parser.add_argument(
+        "--table", choices=sorted(TABLES), default="ablation", help="which"
+    )
+    parser.add_argument("--data", help="a text file")
     parser.add_argument(
         "--json",
-        default=os.path.join(HERE, "results", "quality.json"),
-        help="where results are kept (default: %(default)s)",
+        help="where results are kept (default: the table's in results/)",
     )
     parser.add_argument(
         "--out",
@@ -201,7 +305,12 @@ def parse_flags(argv=None):
         help="where runs are kept until they are done (default: %(default)s)",
     )
     own, rest = parser.parse_known_args(argv)
-    given = ["--config=ablation", "--threads=1", f"--data={own.data}"]
+    if own.json is None:
+        name = "quality" if own.table == "ablation" else own.table
+        own.json = os.path.join(HERE, "results", name + ".json")
+    given = [f"--config={TABLES[own.table].config}", "--threads=1"]
+    if own.data:
+        given.append(f"--data={own.data}")
     return own, language_model.parse_flags(given + rest)
 
 
@@ -210,7 +319,9 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     own, flags = parse_flags(argv)
     try:
-        corpus = text_data.load_corpus(flags.data, flags.level)
+        corpus = text_data.load_corpus(
+            flags.data, flags.level, TABLES[own.table].test_fraction
+        )
         settings = settings_of(flags, corpus)
         make_runs(own, argv, settings, corpus)
         print(table(run_folder.load_results(own.json, settings, {})))
