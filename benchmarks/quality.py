@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py --data input.txt
 
-Trains the network of `examples/language_model.py`, configuration `ablation`, on
+Trains the network of `train.py`, configuration `ablation`, on
 the first 90% of a text and measures the loss on the rest, at the best epoch:
 
     a plain LSTM, locked dropout alone, weight drop alone, all
@@ -26,17 +26,14 @@ import platform
 import sys
 
 import numpy as np
+import run_folder
 import tensorflow as tf
+import text_data
+import train
+
+import awd_lstm_tf
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, os.pardir, "examples"))
-
-import language_model  # noqa: E402
-import run_folder  # noqa: E402
-import text_data  # noqa: E402
-
-import awd_lstm_tf  # noqa: E402
-
 SEEDS = (1, 2, 3)
 
 # A row of the table: its title, the flags that make it, and how many seeds.
@@ -226,7 +223,7 @@ def measure(name, flags, corpus):
     settings = os.path.join(flags.out, "settings.json")
     flags.resume = os.path.exists(settings)
     run_folder.prepare(flags, corpus)
-    trainer = language_model.make_trainer("recipe", flags, corpus)
+    trainer = train.make_trainer("recipe", flags, corpus)
     trainer.train(name)
     progress = trainer.progress
     result = {
@@ -288,7 +285,7 @@ def parse_flags(argv=None):
     """Flags of this command, and those of a run."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0],
-        epilog="Other flags are those of examples/language_model.py, for runs "
+        epilog="Other flags are those of train.py, for runs "
         "with other settings (and another --json).",
     )
     parser.add_argument(
@@ -311,7 +308,7 @@ def parse_flags(argv=None):
     given = [f"--config={TABLES[own.table].config}", "--threads=1"]
     if own.data:
         given.append(f"--data={own.data}")
-    return own, language_model.parse_flags(given + rest)
+    return own, train.parse_flags(given + rest)
 
 
 def main(argv=None):

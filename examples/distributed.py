@@ -31,7 +31,7 @@ import zlib
 
 import numpy as np
 import tensorflow as tf
-import text_data
+from language_model import read_text
 
 import awd_lstm_tf
 
@@ -97,7 +97,7 @@ def run_task(flags):
     server = tf.train.Server(cluster, flags.job_name, flags.task_index)
     if flags.job_name == "ps":
         server.join()
-    text = text_data.python_documentation()
+    text = read_text()
     me = f"/job:worker/task:{flags.task_index}"
     setter = tf.train.replica_device_setter(worker_device=me, cluster=cluster)
     with tf.device(setter):

@@ -453,7 +453,7 @@ def test_worker_killed_and_started_again(distributed, start, tmp_path, flags):
     names = set(held.get_variable_to_shape_map())
     assert names == expected_names(distributed, flags.units)
     assert held.get_tensor("global_step") >= 400
-    text = distributed.text_data.python_documentation()
+    text = distributed.read_text()
     assert stock_loss(distributed, text, flags.units, checkpoint) < 2.6
 
 

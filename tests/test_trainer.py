@@ -1,4 +1,4 @@
-"""examples/trainer.py: steps, epochs, evaluation, resuming."""
+"""benchmarks/trainer.py: steps, epochs, evaluation, resuming."""
 
 import pathlib
 import signal
@@ -158,7 +158,7 @@ def test_patience_ends(start_run):
 
 
 def test_fine_tuning_restarts_and_stops(
-    language_model, text_file, tmp_path, example, monkeypatch
+    train, text_file, tmp_path, example, monkeypatch
 ):
     """It is over when validation stalls; losses before it do not count."""
     trainer = example("trainer")
@@ -169,7 +169,7 @@ def test_fine_tuning_restarts_and_stops(
     )
     argv = [f"--data={text_file}", f"--out={tmp_path / 'out'}"]
     argv += [*TINY, *AVERAGING, "--models=plain", "--epochs=4", "--fine-tune=9"]
-    assert language_model.main(argv) == 0
+    assert train.main(argv) == 0
     progress = read(tmp_path / "out/plain/progress.json")
     curve = [point["held_out"] for point in progress["curve"]]
     assert curve == training + fine_tuning
@@ -426,7 +426,7 @@ def test_a_cache_of_no_share_changes_nothing(start_run):
 def test_resuming_after_ctrl_c_ends_where_an_unbroken_run_does(
     optimizer,
     stop_at,
-    language_model,
+    train,
     example,
     text_file,
     tmp_path,
@@ -448,13 +448,13 @@ def test_resuming_after_ctrl_c_ends_where_an_unbroken_run_does(
         return argv + ["--optimizer", optimizer, "--nonmono=1", "--epochs=4"]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert language_model.main(argv(whole)) == 0
+    assert train.main(argv(whole)) == 0
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_train_step", interrupted)
-        assert language_model.main(argv(broken)) == 130
+        assert train.main(argv(broken)) == 130
     assert "--resume goes on from here" in capsys.readouterr().err
     assert read(broken / "plain/progress.json")["step"] == stop_at
-    assert language_model.main(argv(broken) + ["--resume"]) == 0
+    assert train.main(argv(broken) + ["--resume"]) == 0
     assert_same_checkpoints(whole, broken, "plain/epoch-4")
 
 
@@ -529,15 +529,13 @@ def record_feeds(trainer, fed, stop_at=None):
     trainer.session.run, trainer._train_step = recording, step
 
 
-def test_resumes_after_kill_9(
-    language_model, examples, text_file, tmp_path, capsys
-):
+def test_resumes_after_kill_9(train, benchmarks, text_file, tmp_path, capsys):
     """Without dropout: to the bit, wherever it was killed."""
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     progress = broken / "plain/progress.json"
     argv = [f"--data={text_file}", f"--out={broken}", *TINY, "--models=plain"]
     argv += ["--optimizer=nt_asgd", "--nonmono=1", "--save-seconds=0.001"]
-    script = str(examples / "language_model.py")
+    script = str(benchmarks / "train.py")
     process = subprocess.Popen(
         [sys.executable, script, *argv, "--epochs=1000"],
         stdout=subprocess.DEVNULL,
@@ -549,14 +547,14 @@ def test_resumes_after_kill_9(
     killed_at = read(progress)["step"]
     # No sooner done than there, even if it was killed beyond two epochs.
     epochs = len(read(progress)["curve"]) + 1
-    assert language_model.main(argv + ["--resume", f"--epochs={epochs}"]) == 0
+    assert train.main(argv + ["--resume", f"--epochs={epochs}"]) == 0
     assert f"of {epochs}," in capsys.readouterr().out
     assert read(progress)["step"] > killed_at
     kept = {read(progress)["checkpoint"], read(progress)["best"]["checkpoint"]}
     there = {path.stem for path in progress.parent.glob("*.index")}
     assert there == kept
     argv += [f"--out={whole}", f"--epochs={epochs}"]
-    assert language_model.main(argv) == 0
+    assert train.main(argv) == 0
     assert_same_checkpoints(whole, broken, f"plain/epoch-{epochs}")
 
 

@@ -1,4 +1,4 @@
-"""Trains a model of `language_model.py`; survives interruptions.
+"""Trains a model of `train.py`; survives interruptions.
 
 A `Trainer` owns one model: its graph, its session, and its folder with
 
@@ -80,8 +80,8 @@ class Trainer(object):
 
     Args:
       build_model: Function of `(batch_size, is_train, state_name)` that returns
-        a `language_model.LanguageModel`; called three times in one graph.
-      flags: Settings, see `language_model.parse_flags`.
+        a `train.LanguageModel`; called three times in one graph.
+      flags: Settings, see `train.parse_flags`.
       corpus: A `text_data.Corpus`.
       folder: Where to keep this model's files.
 

@@ -1,4 +1,4 @@
-"""examples/language_model.py at tiny size: whole runs, parts, errors."""
+"""benchmarks/train.py at tiny size: whole runs, parts, errors."""
 
 import re
 
@@ -10,11 +10,9 @@ from tiny_runs import TINY, read, write, write_folder
 # A whole run.
 
 
-def test_trains_both_models_and_reports(
-    language_model, text_file, tmp_path, capsys
-):
+def test_trains_both_models_and_reports(train, text_file, tmp_path, capsys):
     out = tmp_path / "out"
-    code = language_model.main(
+    code = train.main(
         [f"--data={text_file}", f"--out={out}", "--cache=50"] + TINY
     )
     printed = capsys.readouterr().out
@@ -45,11 +43,11 @@ def test_trains_both_models_and_reports(
 
 
 @pytest.fixture(scope="module")
-def folder_run(language_model, tmp_path_factory):
+def folder_run(train, tmp_path_factory):
     """A run on the characters of a folder laid out as PTB: one line's worth."""
     path = tmp_path_factory.mktemp("folder_run")
     write_folder(path / "data")
-    code = language_model.main(
+    code = train.main(
         [f"--data={path / 'data'}", f"--out={path / 'out'}", "--level=char"]
         + TINY
         + "--models recipe --epochs=6 --learning-rate=0.03 --units=32".split()
@@ -85,16 +83,16 @@ def test_summaries_show_the_mask(folder_run):
 
 
 @pytest.mark.parametrize("config", ["ptb", "wikitext-2", "shakespeare"])
-def test_configurations_train(config, language_model, text_data, tmp_path):
+def test_configurations_train(config, train, text_data, tmp_path):
     data = tmp_path / "data"
     write_folder(data)
     argv = [f"--data={data}", f"--out={tmp_path / 'out'}", "--config", config]
     # At the paper's learning rate of 30, so small a network does not settle.
     argv += [*TINY, "--models=recipe", "--epochs=4"]
     argv += ["--learning-rate", "0.01" if config == "shakespeare" else "2"]
-    assert language_model.main(argv) == 0
+    assert train.main(argv) == 0
     progress = read(tmp_path / "out/recipe/progress.json")
-    level = language_model.parse_flags(argv).level
+    level = train.parse_flags(argv).level
     vocabulary = text_data.load_corpus(str(data), level).vocabulary
     # Below that of knowing nothing.
     assert progress["best"]["held_out"] < np.log(len(vocabulary))
@@ -116,13 +114,13 @@ def test_configurations_of_the_paper(example):
     assert differing == {"batch_size": 80, "input_keep": 0.35}
 
 
-def test_a_folder_has_a_test_part(language_model, tmp_path, capsys):
+def test_a_folder_has_a_test_part(train, tmp_path, capsys):
     """Which is evaluated at the end, with the cache as well."""
     write_folder(tmp_path / "data")
     (tmp_path / "data" / "test.txt").write_text(" another one \n" * 10)
     argv = [f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'out'}"]
     argv += ["--models=plain", "--cache=20", "--learning-rate=0.02"]
-    assert language_model.main(argv + TINY) == 0
+    assert train.main(argv + TINY) == 0
     *_, valid, _, test, cache, _ = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1].strip() for line in (valid, test, cache)] == [
         "LSTM",
@@ -188,12 +186,12 @@ def test_leaves_one_part_out(part, ops, start_run, tmp_path):
 
 
 def test_the_earlier_run_is_kept(
-    language_model, example, text_data, text_file, tmp_path, capsys
+    train, example, text_data, text_file, tmp_path, capsys
 ):
     out = tmp_path / "out"
     corpus = text_data.load_corpus(str(text_file))
     for number in range(3):
-        flags = language_model.parse_flags(
+        flags = train.parse_flags(
             [f"--data={text_file}", f"--out={out}{'/' * number}"]
         )
         example("run_folder").prepare(flags, corpus)
@@ -248,31 +246,25 @@ def one_error(code, capsys):
         ),
     ],
 )
-def test_refuses_a_useless_file(
-    content, message, language_model, tmp_path, capsys
-):
+def test_refuses_a_useless_file(content, message, train, tmp_path, capsys):
     path = write(tmp_path / "file", content)
     out = tmp_path / "out"
-    code = language_model.main([f"--data={path}", f"--out={out}"] + TINY)
+    code = train.main([f"--data={path}", f"--out={out}"] + TINY)
     assert one_error(code, capsys) == message.format(path=path)
     assert not out.exists()
 
 
-def test_refuses_a_path_that_does_not_exist(language_model, tmp_path, capsys):
+def test_refuses_a_path_that_does_not_exist(train, tmp_path, capsys):
     path = tmp_path / "nowhere.txt"
-    code = language_model.main([f"--data={path}", f"--out={tmp_path / 'out'}"])
+    code = train.main([f"--data={path}", f"--out={tmp_path / 'out'}"])
     assert one_error(code, capsys) == f"`--data` must exist, got {path}."
 
 
-def test_refuses_a_folder_without_the_three_files(
-    language_model, tmp_path, capsys
-):
+def test_refuses_a_folder_without_the_three_files(train, tmp_path, capsys):
     text_folder = tmp_path / "data"
     write_folder(text_folder)
     (text_folder / "valid.txt").unlink()
-    code = language_model.main(
-        [f"--data={text_folder}", f"--out={tmp_path / 'out'}"]
-    )
+    code = train.main([f"--data={text_folder}", f"--out={tmp_path / 'out'}"])
     assert one_error(code, capsys) == (
         "`--data` must be a text file or a folder with train.txt, valid.txt "
         "and test.txt (or ptb.train.txt, ..., or wiki.train.tokens, ...), got "
@@ -280,9 +272,9 @@ def test_refuses_a_folder_without_the_three_files(
     )
 
 
-def test_refuses_to_resume_nothing(language_model, text_file, tmp_path, capsys):
+def test_refuses_to_resume_nothing(train, text_file, tmp_path, capsys):
     out = tmp_path / "out"
-    code = language_model.main(
+    code = train.main(
         [f"--data={text_file}", f"--out={out}", "--resume"] + TINY
     )
     assert one_error(code, capsys) == (
@@ -309,7 +301,7 @@ def test_refuses_to_resume_nothing(language_model, text_file, tmp_path, capsys):
 def test_refuses_to_resume_a_run_of_other_settings(
     flag,
     message,
-    language_model,
+    train,
     example,
     text_data,
     text_file,
@@ -319,21 +311,21 @@ def test_refuses_to_resume_a_run_of_other_settings(
     paths = {"out": tmp_path / "out", "other": tmp_path / "other.txt"}
     paths["other"].write_text(text_file.read_text("utf-8")[9:], "utf-8")
     argv = [f"--data={text_file}", f"--out={paths['out']}", *TINY]
-    flags = language_model.parse_flags(argv)
+    flags = train.parse_flags(argv)
     example("run_folder").prepare(flags, text_data.load_corpus(flags.data))
-    code = language_model.main(argv + ["--resume", flag.format(**paths)])
+    code = train.main(argv + ["--resume", flag.format(**paths)])
     assert one_error(code, capsys) == message.format(**paths)
 
 
 def test_refuses_to_resume_from_a_damaged_checkpoint(
-    language_model, start_run, text_file, tmp_path, capsys
+    train, start_run, text_file, tmp_path, capsys
 ):
     start_run("plain")
     checkpoint = tmp_path / "out/plain/step-0"
     index = tmp_path / "out/plain/step-0.index"
     for damage in (lambda: write(index, b"?"), index.unlink):
         damage()
-        code = language_model.main(
+        code = train.main(
             [f"--data={text_file}", f"--out={tmp_path / 'out'}", "--resume"]
             + TINY
         )
@@ -343,9 +335,9 @@ def test_refuses_to_resume_from_a_damaged_checkpoint(
         )
 
 
-def test_refuses_damaged_settings(language_model, text_file, tmp_path, capsys):
+def test_refuses_damaged_settings(train, text_file, tmp_path, capsys):
     settings = write(tmp_path / "settings.json", b'{"units": ')
-    code = language_model.main(
+    code = train.main(
         [f"--data={text_file}", f"--out={tmp_path}", "--resume"] + TINY
     )
     assert one_error(code, capsys) == (
@@ -354,10 +346,8 @@ def test_refuses_damaged_settings(language_model, text_file, tmp_path, capsys):
     )
 
 
-def test_refuses_a_folder_of_other_things(
-    language_model, text_file, tmp_path, capsys
-):
-    code = language_model.main([f"--data={text_file}", f"--out={tmp_path}"])
+def test_refuses_a_folder_of_other_things(train, text_file, tmp_path, capsys):
+    code = train.main([f"--data={text_file}", f"--out={tmp_path}"])
     assert one_error(code, capsys) == (
         f"`--out` must be a folder of its own, got {tmp_path}, which holds "
         "something else."
@@ -394,20 +384,20 @@ def test_refuses_a_folder_of_other_things(
         ),
     ],
 )
-def test_refuses_bad_flags(flag, message, language_model, capsys):
+def test_refuses_bad_flags(flag, message, train, capsys):
     with pytest.raises(SystemExit) as stop:
-        language_model.main(flag.split())
+        train.main(flag.split())
     assert stop.value.code == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert line.endswith(f"error: argument {message}")
 
 
 def test_stops_at_numbers_that_are_not_finite(
-    language_model, text_file, tmp_path, capsys
+    train, text_file, tmp_path, capsys
 ):
     out = tmp_path / "out"
     argv = [f"--data={text_file}", f"--out={out}", "--models=recipe"]
-    code = language_model.main(argv + TINY + ["--learning-rate=1e30"])
+    code = train.main(argv + TINY + ["--learning-rate=1e30"])
     *_, line = capsys.readouterr().err.splitlines()
     assert code == 1
     # The step and the quantity depend on the version of TensorFlow.

@@ -1,4 +1,4 @@
-"""Settings of `language_model.py` by name, and the parts of the recipe.
+"""Settings of `train.py` by name, and the parts of the recipe.
 
 `ptb` and `wikitext-2` have the hyper-parameters of section 5 of the paper,
 arXiv 1708.02182. They take days on a CPU.
