@@ -73,14 +73,15 @@ def load(path):
     return pairs[: cut - 1], pairs[cut:], words
 
 
-def network(window, start, words, recipe, is_train, name):
+def network(window, start, words, recipe, is_train):
     """embedding -> LSTM -> softmax, over `[time, rows]` of words and the next.
 
-    The weights are shared. Each `name` has a state of its own, carried from
-    window to window, and zero where `start` is 0. Returns the LSTM, logits,
-    losses `[time, rows]`, AR and TAR, and the ops that carry the state.
+    Training and reading share the weights; each has a state of its own, carried
+    from window to window, and zero where `start` is 0. Returns the LSTM,
+    logits, losses, AR and TAR, and the ops that carry the state.
     """
     rows, size = window.shape.as_list()[1], len(words)
+    name = "training" if is_train else "reading"
     small = tf.random_uniform_initializer(-0.1, 0.1)
     zeros = tf.zeros_initializer()
     with tf.variable_scope("model", reuse=tf.AUTO_REUSE, use_resource=True):
@@ -134,7 +135,7 @@ def make_training(pairs, words, recipe, epochs):
     start = number * STEPS + 13 * epoch % STEPS  # each epoch cuts elsewhere
     window = tf.slice(pairs, tf.stack([start, 0, 0]), [STEPS, ROWS, 2])
     lstm, _, losses, penalty, carry = network(
-        window, number, words, recipe, True, "training"
+        window, number, words, recipe, True
     )
     loss = tf.reduce_mean(losses)
     rise = tf.minimum(tf.cast(step + 1, tf.float32) / WARM_UP, 1.0)
@@ -166,9 +167,7 @@ def train(title, recipe, flags, train_pairs, held_out, words):
     tf.set_random_seed(flags.seed)
     train_op, windows = make_training(train_pairs, words, recipe, flags.epochs)
     start, window = (tf.placeholder("int32", x) for x in ([], [None, 1, 2]))
-    _, logits, losses, _, carry = network(
-        window, start, words, recipe, False, "reading"
-    )
+    _, logits, losses, _, carry = network(window, start, words, recipe, False)
     p = tf.nn.softmax(logits[-1, 0] / 0.8)  # a little bolder than learnt
     reading = tf.reduce_sum(losses), p, carry
     # The held-out losses are a variable, so that checkpoints have them.
@@ -178,10 +177,9 @@ def train(title, recipe, flags, train_pairs, held_out, words):
     note = tf.scatter_update(curve, step // windows, loss)
     tf.summary.scalar("held_out_loss", curve[step // windows])
     # Named after all that matters, so that no other training goes on there.
-    settings = repr([title, recipe, UNITS, flags.epochs, flags.seed, words])
-    digest = zlib.crc32(settings.encode("utf-8"))
+    settings = repr([recipe, UNITS, vars(flags), words]).encode("utf-8")
     with tf.train.MonitoredTrainingSession(
-        checkpoint_dir=os.path.join(flags.out, f"{title}-{digest:08x}"),
+        checkpoint_dir=f"{flags.out}/{title}-{zlib.crc32(settings):08x}",
         save_checkpoint_secs=60,
         save_summaries_steps=20,
         log_step_count_steps=None,
