@@ -1,20 +1,22 @@
-"""What each part of the recipe is worth: one table, several seeds.
+"""What weight drop and the rest of the recipe are worth: tables, several seeds.
 
-    python benchmarks/quality.py --data input.txt
+    python benchmarks/quality.py swap        # the class swapped, and beside all
+    python benchmarks/quality.py line    # where that gains: see line_picture.py
+    python benchmarks/quality.py medium --data runs/kjv     # a million words
+    python benchmarks/quality.py ablation --data input.txt  # part by part
 
-Trains the network of `train.py`, configuration `ablation`, on
-the first 90% of a text and measures the loss on the rest, at the best epoch:
+`swap` and `line` train configuration `small` of `train.py` on the text of
+`make demo`, nine tenths of it; the epoch is chosen on the next twentieth, and
+the last twentieth is what it is tested on. Each cell of `line` is another
+width, length of training or keep rate. `medium` is for a folder with three
+parts (`prepare_text.py` makes one). `ablation` is by character, and has no
+test part: its loss is on the tenth that the epoch was chosen on.
 
-    a plain LSTM, locked dropout alone, weight drop alone, all
-    regularisers ("full recipe")                                 3 seeds each
-    all but one of them; all, with weight tying, with windows
-    of varying length, or with NT-ASGD in place of Adam          1 seed each
-
-Same network, data and number of epochs in each row. Prints README's table as
-Markdown. Every finished run is kept in `--json` and not made again; one that
-was broken off goes on from its last checkpoint in `--out`. Start the command
-as many times as there are cores: each run is made by one process, on one
-thread.
+Same network, data and number of epochs in each row, but for what its title
+says. Prints the table as Markdown. Every finished run is kept in `--json` and
+not made again; one that was broken off goes on from its last checkpoint in
+`--out`. Start the command as many times as there are cores: each run is made by
+one process, on one thread. `--only` makes some of the rows, `--print` none.
 """
 
 import argparse
@@ -26,6 +28,7 @@ import platform
 import sys
 
 import numpy as np
+import quality_rows
 import run_folder
 import tensorflow as tf
 import text_data
@@ -34,152 +37,15 @@ import train
 import awd_lstm_tf
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SEEDS = (1, 2, 3)
-
-# A row of the table: its title, the flags that make it, and how many seeds.
-Row = collections.namedtuple("Row", "name title flags seeds")
-
 # A table: the configuration of its runs, the share of a text that is kept back
-# to test on, and a function that returns its rows.
+# to test on, and its rows.
 Table = collections.namedtuple("Table", "config test_fraction rows")
 
-# Of the recipe in the configuration.
-REGULARISERS = (
-    "weight_drop",
-    "locked_dropout",
-    "embedding_dropout",
-    "ar",
-    "tar",
-)
-
-
-def only(part):
-    """Flags that leave out every regulariser but one, or (`None`) all."""
-    return ["--without"] + [name for name in REGULARISERS if name != part]
-
-
-def rows():
-    """All rows, the most telling first."""
-    table = [
-        Row("plain", "plain LSTM", only(None), SEEDS),
-        Row("recipe", "full recipe", [], SEEDS),
-    ]
-    for part in ("weight_drop", "locked_dropout"):
-        table.append(
-            Row(part, f"{words(part)} only", only(part), SEEDS),
-        )
-    for part in REGULARISERS:
-        title = f"full recipe without {words(part)}"
-        table.append(
-            Row(f"no_{part}", title, ["--without", part], SEEDS[:1]),
-        )
-    for name, title, flags in (
-        ("weight_tying", "weight tying", "--weight-tying"),
-        ("variable_bptt", "windows of varying length", "--variable-bptt"),
-        (
-            "nt_asgd",
-            "NT-ASGD in place of Adam",
-            "--optimizer nt_asgd --learning-rate 10 --nonmono 1",
-        ),
-    ):
-        title = f"full recipe with {title}"
-        table.append(Row(name, title, flags.split(), SEEDS[:1]))
-    return table
-
-
-SWAP_SEEDS = (1, 2, 3, 4, 5)
-
-
-def swap_rows():
-    """What swapping the class is worth, and what it is beside the rest."""
-    swapped = only("weight_drop")
-    table = [
-        ("plain", "plain LSTM", only(None)),
-        ("swap_recurrent", "swapped, recurrent rows dropped", swapped),
-        (
-            "swap_whole",
-            "swapped, whole kernel dropped",
-            swapped + ["--whole-kernel"],
-        ),
-        ("locked", "locked dropout alone", only("locked_dropout")),
-        ("recipe", "recipe", []),
-        (
-            "no_weight_drop",
-            "recipe without weight drop",
-            ["--without", "weight_drop"],
-        ),
-    ]
-    return [Row(*row, seeds=SWAP_SEEDS) for row in table]
-
-
-# Width, epochs, weight drop's share kept (1: none), whole kernel or not,
-# beside the rest of the recipe or alone, seeds. The cells that cost little and
-# tell much come first.
-CELLS = [
-    # Keep rates, alone.
-    (200, 20, 0.3, "recurrent", "alone", 1),
-    (200, 20, 0.7, "recurrent", "alone", 1),
-    (200, 20, 0.9, "recurrent", "alone", 1),
-    (200, 20, 0.7, "whole", "alone", 1),
-    (200, 20, 0.9, "whole", "alone", 1),
-    (200, 20, 0.3, "whole", "alone", 1),
-    # Keep rates, beside.
-    (200, 20, 0.7, "recurrent", "beside", 1),
-    (200, 20, 0.9, "recurrent", "beside", 1),
-    (200, 20, 0.3, "recurrent", "beside", 1),
-    (200, 20, 0.5, "whole", "beside", 1),
-    (200, 20, 0.8, "whole", "beside", 1),
-    # Length.
-    (200, 80, 1.0, "recurrent", "beside", 1),
-    (200, 80, 0.5, "recurrent", "beside", 1),
-    # Width.
-    (650, 20, 1.0, "recurrent", "beside", 1),
-    (650, 20, 0.5, "recurrent", "beside", 1),
-    (650, 20, 1.0, "recurrent", "alone", 1),
-    (650, 20, 0.5, "recurrent", "alone", 1),
-    (400, 20, 1.0, "recurrent", "beside", 1),
-    (400, 20, 0.5, "recurrent", "beside", 1),
-    (200, 80, 0.7, "recurrent", "beside", 1),
-    (400, 20, 1.0, "recurrent", "alone", 1),
-    (400, 20, 0.5, "recurrent", "alone", 1),
-    (650, 20, 0.7, "recurrent", "beside", 1),
-    (1150, 20, 1.0, "recurrent", "beside", 1),
-    (1150, 20, 0.5, "recurrent", "beside", 1),
-]
-
-
-def line_rows():
-    """Cells of the picture of where weight drop gains."""
-    table = []
-    for width, epochs, keep, part, company, seeds in CELLS:
-        flags = [
-            f"--units={width}",
-            f"--embedding={width}",
-            f"--epochs={epochs}",
-            f"--weight-keep={keep}",
-        ]
-        if epochs > 20:
-            flags.append("--patience=20")
-        if part == "whole":
-            flags.append("--whole-kernel")
-        if company == "alone":
-            flags += only("weight_drop") if keep < 1.0 else only(None)
-        name = f"{company}-{width}-{epochs}-{part}-{keep}"
-        title = (
-            f"{width} units, {epochs} epochs, {company}, {part}, keep {keep}"
-        )
-        table.append(Row(name, title, flags, SWAP_SEEDS[:seeds]))
-    return table
-
-
-def words(part):
-    return part.upper() if part in ("ar", "tar") else part.replace("_", " ")
-
-
 TABLES = {
-    "ablation": Table("ablation", 0.0, rows),
-    "swap": Table("small", 0.05, swap_rows),
-    "line": Table("small", 0.05, line_rows),
+    "ablation": Table("ablation", 0.0, quality_rows.ablation_rows),
+    "swap": Table("small", 0.05, quality_rows.swap_rows),
+    "line": Table("small", 0.05, quality_rows.line_rows),
+    "medium": Table("medium", 0.0, quality_rows.medium_rows),
 }
 
 
@@ -241,6 +107,8 @@ def measure(name, flags, corpus):
 def make_runs(own, argv, settings, corpus):
     """Makes those runs that nobody has made or is making."""
     table = TABLES[own.table].rows()
+    if own.only:
+        table = [row for row in table if row.name in own.only]
     # The first seed of all rows, then the second, ...
     runs = [(row, seed) for row in table for seed in row.seeds]
     for row, seed in sorted(runs, key=lambda run: run[0].seeds.index(run[1])):
@@ -254,31 +122,58 @@ def make_runs(own, argv, settings, corpus):
                 add_result(own, settings, name, result)
 
 
-def table(results):
+def print_table(own, results):
     """The runs as a Markdown table: mean, and range over the seeds."""
-    lines = [
-        "| | held-out loss, nats | lowest to highest | training loss "
-        "| best epoch |",
-        "|---|--:|--:|--:|--:|",
-    ]
-    for row in rows():
+    tested = any("test" in run for run in results["runs"].values())
+    make = tested_lines if tested else held_out_lines
+    found = []
+    for row in TABLES[own.table].rows():
         runs = [results["runs"].get(f"{row.name}-{seed}") for seed in row.seeds]
         runs = [run for run in runs if run]
-        if not runs:
-            continue
+        if runs:
+            found.append((row, runs))
+    print("\n".join(make(found)))
+
+
+def held_out_lines(found):
+    """In nats, of what is held out."""
+    yield (
+        "| | held-out loss, nats | lowest to highest | training loss "
+        "| best epoch |"
+    )
+    yield "|---|--:|--:|--:|--:|"
+    for row, runs in found:
         held_out = [run["held_out"] for run in runs]
         epochs = [run["best_epoch"] for run in runs]
         train = np.mean(
             [run["curve"][run["best_epoch"] - 1]["train"] for run in runs]
         )
-        spread = "1 seed"
-        if len(runs) > 1:
-            spread = f"{min(held_out):.4f} to {max(held_out):.4f}"
-        lines.append(
-            f"| {row.title} | {np.mean(held_out):.4f} | {spread} | {train:.4f} "
+        yield (
+            f"| {row.title} | {np.mean(held_out):.4f} "
+            f"| {spread(held_out, '.4f')} | {train:.4f} "
             f"| {', '.join(map(str, epochs))} |"
         )
-    return "\n".join(lines)
+
+
+def tested_lines(found):
+    """In perplexity, of the test part."""
+    yield "| | test | lowest to highest | validation | best epoch | seeds |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for row, runs in found:
+        test = np.exp([run["test"] for run in runs])
+        valid = np.exp([run["held_out"] for run in runs])
+        epochs = [run["best_epoch"] for run in runs]
+        yield (
+            f"| {row.title} | {np.mean(test):.1f} | {spread(test, '.1f')} "
+            f"| {np.mean(valid):.1f} | {', '.join(map(str, epochs))} "
+            f"| {len(runs)} |"
+        )
+
+
+def spread(values, form):
+    if len(values) == 1:
+        return "1 seed"
+    return f"{min(values):{form}} to {max(values):{form}}"
 
 
 def parse_flags(argv=None):
@@ -288,23 +183,32 @@ def parse_flags(argv=None):
         epilog="Other flags are those of train.py, for runs "
         "with other settings (and another --json).",
     )
+    parser.add_argument("table", choices=sorted(TABLES))
+    parser.add_argument("--data", help="a text file, or a folder")
     parser.add_argument(
-        "--table", choices=sorted(TABLES), default="ablation", help="which"
+        "--only",
+        nargs="+",
+        metavar="ROW",
+        help="names of rows, to make no others",
     )
-    parser.add_argument("--data", help="a text file")
+    parser.add_argument(
+        "--print",
+        action="store_true",
+        dest="print_only",
+        help="print what is kept in --json; make no run",
+    )
     parser.add_argument(
         "--json",
         help="where results are kept (default: the table's in results/)",
     )
     parser.add_argument(
         "--out",
-        default="runs/quality",
-        help="where runs are kept until they are done (default: %(default)s)",
+        help="where runs are kept until they are done (default: runs/TABLE)",
     )
     own, rest = parser.parse_known_args(argv)
+    own.out = own.out or os.path.join("runs", own.table)
     if own.json is None:
-        name = "quality" if own.table == "ablation" else own.table
-        own.json = os.path.join(HERE, "results", name + ".json")
+        own.json = os.path.join(HERE, "results", own.table + ".json")
     given = [f"--config={TABLES[own.table].config}", "--threads=1"]
     if own.data:
         given.append(f"--data={own.data}")
@@ -316,12 +220,16 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     own, flags = parse_flags(argv)
     try:
+        if own.print_only:
+            print_table(own, run_folder.read_json(own.json))
+            return 0
         corpus = text_data.load_corpus(
             flags.data, flags.level, TABLES[own.table].test_fraction
         )
         settings = settings_of(flags, corpus)
         make_runs(own, argv, settings, corpus)
-        print(table(run_folder.load_results(own.json, settings, {})))
+        results = run_folder.load_results(own.json, settings, {})
+        print_table(own, results)
     except (run_folder.RunError, text_data.DataError) as error:
         print("error:", error, file=sys.stderr)
         return 2
