@@ -23,6 +23,7 @@ import tqdm
 
 import awd_lstm_tf
 
+tf = getattr(tf.compat, "v1", tf)  # where TensorFlow 2 keeps 1
 UNITS = 200  # of the LSTM, and of the words' vectors
 ROWS, STEPS = 20, 35  # of a window: places in the text, words of each
 EPOCHS, LEARNING_RATE, WARM_UP, CLIP_NORM = 20, 4e-3, 200, 1.0
@@ -206,7 +207,6 @@ def train(title, recipe, flags, train_pairs, held_out, words):
 
 
 def draw(path, curves):
-    """The held-out perplexity by epoch, the best epochs marked."""
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()

@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from tiny_runs import TINY, read, write, write_folder
 
 # A whole run.
@@ -42,54 +41,14 @@ def test_trains_both_models_and_reports(train, text_file, tmp_path, capsys):
     assert (out / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(scope="module")
-def folder_run(train, tmp_path_factory):
-    """A run on the characters of a folder laid out as PTB: one line's worth."""
-    path = tmp_path_factory.mktemp("folder_run")
-    write_folder(path / "data")
-    code = train.main(
-        [f"--data={path / 'data'}", f"--out={path / 'out'}", "--level=char"]
-        + TINY
-        + "--models recipe --epochs=6 --learning-rate=0.03 --units=32".split()
-        + "--embedding=32 --weight-keep=0.7".split()
-    )
-    assert code == 0
-    return path / "out/recipe"
-
-
-def test_learns_the_characters_of_a_folder(folder_run):
-    # One sentence again and again: hardly anything is left to guess.
-    assert read(folder_run / "progress.json")["best"]["held_out"] < 0.4
-
-
-def test_summaries_show_the_mask(folder_run):
-    (events,) = folder_run.glob("events.*")
-    scalars = {
-        value.tag: value.simple_value
-        for event in tf.train.summary_iterator(str(events))
-        for value in event.summary.value
-    }
-    (kept,) = (scalars[tag] for tag in scalars if "kept_fraction" in tag)
-    (changed,) = (scalars[tag] for tag in scalars if "changed" in tag)
-    assert abs(kept - 0.7) < 0.05
-    assert changed == 1.0
-    assert {
-        "train_loss",
-        "gradient_norm",
-        "learning_rate",
-        "loss/train",
-        "loss/held_out",
-    } <= set(scalars)
-
-
-@pytest.mark.parametrize("config", ["ptb", "wikitext-2", "shakespeare"])
+@pytest.mark.parametrize("config", ["ptb", "medium", "shakespeare"])
 def test_configurations_train(config, train, text_data, tmp_path):
     data = tmp_path / "data"
     write_folder(data)
     argv = [f"--data={data}", f"--out={tmp_path / 'out'}", "--config", config]
     # At the paper's learning rate of 30, so small a network does not settle.
     argv += [*TINY, "--models=recipe", "--epochs=4"]
-    argv += ["--learning-rate", "0.01" if config == "shakespeare" else "2"]
+    argv += ["--learning-rate", "2" if config == "ptb" else "0.02"]
     assert train.main(argv) == 0
     progress = read(tmp_path / "out/recipe/progress.json")
     level = train.parse_flags(argv).level
@@ -221,12 +180,10 @@ def one_error(code, capsys):
     "content, message",
     [
         (b"", "`--data` must hold some text, got {path}, empty."),
-        (b" \n", "`--data` must hold some text, got {path}, empty."),
         (
             b"\x89PNG\r\n\x1a\n",
             "`--data` must be UTF-8 text, got {path} with the byte 0x89 in it.",
         ),
-        (b"a\0b", "`--data` must be text, got {path} with NUL bytes."),
         (
             b"far too short",
             "`--data` is too short for one window: the train part needs 41 "
@@ -238,12 +195,6 @@ def one_error(code, capsys):
             "`--data` must repeat some of its tokens, got a text where none "
             "comes twice. Use another text, or `--level char`.",
         ),
-        (
-            b"word " * 2,
-            "`--data` is too short for one window: the train part needs 41 "
-            "tokens, got 1. Use a longer text, or a smaller `--batch-size` or "
-            "`--steps`.",
-        ),
     ],
 )
 def test_refuses_a_useless_file(content, message, train, tmp_path, capsys):
@@ -252,24 +203,6 @@ def test_refuses_a_useless_file(content, message, train, tmp_path, capsys):
     code = train.main([f"--data={path}", f"--out={out}"] + TINY)
     assert one_error(code, capsys) == message.format(path=path)
     assert not out.exists()
-
-
-def test_refuses_a_path_that_does_not_exist(train, tmp_path, capsys):
-    path = tmp_path / "nowhere.txt"
-    code = train.main([f"--data={path}", f"--out={tmp_path / 'out'}"])
-    assert one_error(code, capsys) == f"`--data` must exist, got {path}."
-
-
-def test_refuses_a_folder_without_the_three_files(train, tmp_path, capsys):
-    text_folder = tmp_path / "data"
-    write_folder(text_folder)
-    (text_folder / "valid.txt").unlink()
-    code = train.main([f"--data={text_folder}", f"--out={tmp_path / 'out'}"])
-    assert one_error(code, capsys) == (
-        "`--data` must be a text file or a folder with train.txt, valid.txt "
-        "and test.txt (or ptb.train.txt, ..., or wiki.train.tokens, ...), got "
-        f"a folder without {text_folder / 'valid.txt'}."
-    )
 
 
 def test_refuses_to_resume_nothing(train, text_file, tmp_path, capsys):
@@ -287,11 +220,6 @@ def test_refuses_to_resume_nothing(train, text_file, tmp_path, capsys):
     "flag, message",
     [
         ("--units=16", "`--units` must be 8, as in the run in {out}, got 16."),
-        ("--layers=2", "`--layers` must be 1, as in the run in {out}, got 2."),
-        (
-            "--level=char",
-            "`--level` must be word, as in the run in {out}, got char.",
-        ),
         (
             "--data={other}",
             "`--data` must be the text of the run in {out}, got another text.",
@@ -335,17 +263,6 @@ def test_refuses_to_resume_from_a_damaged_checkpoint(
         )
 
 
-def test_refuses_damaged_settings(train, text_file, tmp_path, capsys):
-    settings = write(tmp_path / "settings.json", b'{"units": ')
-    code = train.main(
-        [f"--data={text_file}", f"--out={tmp_path}", "--resume"] + TINY
-    )
-    assert one_error(code, capsys) == (
-        f"`--out` must hold a run in good order, got {settings}, which is "
-        "damaged. Move it away to start anew."
-    )
-
-
 def test_refuses_a_folder_of_other_things(train, text_file, tmp_path, capsys):
     code = train.main([f"--data={text_file}", f"--out={tmp_path}"])
     assert one_error(code, capsys) == (
@@ -361,18 +278,7 @@ def test_refuses_a_folder_of_other_things(train, text_file, tmp_path, capsys):
             "--weight-keep=1.5",
             "--weight-keep: must be in (0, 1], got 1.5.",
         ),
-        (
-            "--weight-keep=nan",
-            "--weight-keep: must be in (0, 1], got nan.",
-        ),
-        ("--units=0", "--units: must be greater than 0, got 0."),
-        ("--seed=-1", "--seed: must be in [0, 2**32), got -1."),
-        ("--threads=-3", "--threads: must be at least 0, got -3."),
         ("--units=many", "--units: invalid int value: 'many'"),
-        (
-            "--learning-rate=inf",
-            "--learning-rate: must be greater than 0, got inf.",
-        ),
         (
             "--fine-tune=2",
             "--fine-tune: needs --optimizer nt_asgd, got adam.",

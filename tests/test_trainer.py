@@ -93,14 +93,6 @@ def test_the_windows_of_an_epoch_go_through_the_text(
     assert np.all(np.diff(read_up_to) > 0.0)
 
 
-def test_each_epoch_has_windows_of_its_own(start_run):
-    trainer, fed = start_run("plain", "--seed=3"), []
-    record_feeds(trainer, fed)
-    trainer.train("training")
-    assert len(fed) > 20
-    assert len({str(inputs) for _, inputs in fed}) == len(fed)
-
-
 def test_the_learning_rate_rises_then_falls_as_a_cosine(start_run, example):
     trainer = start_run("plain", "--learning-rate=0.01", "--epochs=10")
     warm_up = example("trainer").WARM_UP
@@ -115,28 +107,6 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine(start_run, example):
         assert abs(trainer.rate(epochs) - rate) < 1e-12
     averaging = start_run("plain", *AVERAGING)
     assert averaging.rate(0.0) == averaging.rate(3.0) == 5.0
-
-
-def test_the_learning_rate_is_in_proportion_to_the_window(
-    start_run, monkeypatch
-):
-    trainer = start_run("recipe", "--variable-bptt", "--learning-rate=0.01")
-    fed = []
-    run = trainer.session.run
-
-    def record(fetches, feeds):
-        fed.append(
-            feeds[trainer.learning_rate]
-            / feeds[trainer.training.inputs].shape[1]
-        )
-        return run(fetches, feeds)
-
-    monkeypatch.setattr(trainer.session, "run", record)
-    monkeypatch.setattr(trainer, "rate", lambda epochs: 0.01)
-    for _, inputs, targets in windows_of(trainer):
-        trainer._train_step(0, inputs, targets)
-    assert len(fed) > 10
-    np.testing.assert_allclose(fed, 0.01 / 10)
 
 
 def test_patience_ends(start_run):
@@ -174,17 +144,6 @@ def test_fine_tuning_restarts_and_stops(
     curve = [point["held_out"] for point in progress["curve"]]
     assert curve == training + fine_tuning
     assert progress["stalled"]
-
-
-def test_fine_tuning_may_begin_when_more_epochs_are_done(start_run):
-    start_run("plain", *AVERAGING, "--epochs=2").train("training")
-    flags = "--epochs=1", "--fine-tune=2", "--resume"
-    trainer = start_run("plain", *AVERAGING, *flags)
-    begins_at = trainer.progress["step"]
-    trainer.train("fine-tuning")
-    last = tf.train.load_checkpoint(trainer.path("epoch-3"))
-    assert last.get_tensor("NTASGD/trigger_step") == begins_at
-    assert last.get_tensor("NTASGD/checks") == 1
 
 
 def average(trainer):
@@ -245,27 +204,6 @@ def test_evaluation_drops_nothing(start_run, tmp_path):
     held_out = dropped.corpus.valid
     assert dropped.evaluate(held_out) == dropped.evaluate(held_out)
     assert dropped.evaluate(held_out) == plain.evaluate(held_out)
-
-
-def test_training_drops(start_run):
-    trainer = start_run("recipe")
-    _, inputs, targets = next(windows_of(trainer))
-    feeds = {trainer.training.inputs: inputs, trainer.training.targets: targets}
-    losses = [
-        trainer.session.run(trainer.training.loss, feeds) for _ in range(3)
-    ]
-    assert len(set(losses)) == 3
-
-
-def test_loss_of_knowing_nothing_is_that_of_the_vocabulary(start_run):
-    trainer = start_run("plain")
-    for variable in variables_of(trainer):
-        variable.load(np.zeros(variable.shape.as_list()), trainer.session)
-    np.testing.assert_allclose(
-        trainer.evaluate(trainer.corpus.valid),
-        np.log(len(trainer.corpus.vocabulary)),
-        rtol=1e-5,
-    )
 
 
 @pytest.mark.parametrize("tying", [True, False])
@@ -358,26 +296,6 @@ def test_a_sample_goes_on_from_the_held_out_text(
     assert text_data.UNKNOWN_ID not in sampled
 
 
-def test_state_is_carried_from_window_to_window(start_run):
-    """Two windows of 5 give the loss of one window of 10."""
-    trainer = start_run("plain")
-    model, session = trainer.held_out, trainer.session
-    ids = np.random.randint(0, 50, [10, 11])
-
-    def loss(start, stop):
-        feeds = {
-            model.inputs: ids[:, start:stop],
-            model.targets: ids[:, start + 1 : stop + 1],
-        }
-        return session.run([model.loss, model.carry_state], feeds)[0]
-
-    session.run(model.reset_state)
-    whole = loss(0, 10)
-    session.run(model.reset_state)
-    np.testing.assert_allclose((loss(0, 5) + loss(5, 10)) / 2, whole, rtol=1e-5)
-    assert loss(0, 5) != loss(0, 5)
-
-
 def test_keeps_the_best_epoch(start_run, monkeypatch):
     trainer = start_run("plain", "--epochs=4")
     held_out = iter([5.0, 4.0, 4.5, 4.0])
@@ -390,25 +308,6 @@ def test_keeps_the_best_epoch(start_run, monkeypatch):
     }
     there = {path.stem for path in pathlib.Path(trainer.folder).glob("*.index")}
     assert there == {"epoch-2", "epoch-4"}
-
-
-def test_a_cache_of_no_share_changes_nothing(start_run):
-    trainer = start_run("plain", *AVERAGING, "--cache=30", "--cache-share=0")
-    average(trainer)
-    held_out = trainer.corpus.valid
-    model = trainer.sampling
-    with trainer.optimizer.averaged(trainer.session):
-        total = sum(
-            losses.sum()
-            for (losses,), _ in trainer._held_out_windows(
-                model, held_out, model.losses
-            )
-        )
-    np.testing.assert_allclose(
-        trainer.evaluate_with_cache(held_out),
-        total / (len(held_out) - 1),
-        rtol=1e-6,
-    )
 
 
 # Interruptions.
@@ -490,24 +389,6 @@ def test_with_dropout_a_resumed_run_differs_in_its_draws_alone(
         trainer.train("training")
     assert len(fed["whole"]) > 40
     assert fed["whole"] == fed["broken"]
-
-
-def test_a_resumed_run_draws_other_masks(start_run):
-    def first_loss(trainer):
-        model = trainer.training
-        trainer.session.run(model.reset_state)
-        return trainer.session.run(
-            model.loss, {model.inputs: inputs, model.targets: targets}
-        )
-
-    trainer = start_run("recipe", "--learning-rate=1e-30")
-    _, inputs, targets = next(windows_of(trainer))
-    before, held_out = first_loss(trainer), trainer.corpus.valid
-    trainer._train_step(0, inputs, targets)
-    trainer.save()
-    resumed = start_run("recipe", "--learning-rate=1e-30", "--resume")
-    assert resumed.evaluate(held_out) == trainer.evaluate(held_out)
-    assert first_loss(resumed) != before
 
 
 def record_feeds(trainer, fed, stop_at=None):
