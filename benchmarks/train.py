@@ -41,7 +41,7 @@ import trainer
 
 import awd_lstm_tf
 
-TITLES = {"plain": "LSTM", "recipe": "AWD-LSTM"}
+KINDS = ("plain", "recipe")
 SAMPLE_TEMPERATURE = 0.8
 
 # The network.
@@ -226,8 +226,8 @@ def add_run_flags(add):
     add(
         "--models",
         nargs="+",
-        choices=sorted(TITLES),
-        default=sorted(TITLES),
+        choices=KINDS,
+        default=KINDS,
         help="what to train, one after the other",
     )
     add(
@@ -374,6 +374,13 @@ def make_trainer(kind, flags, corpus):
     return trainer.Trainer(build_model, flags, corpus, folder)
 
 
+def title_of(kind, flags):
+    """What a model is called: AWD-LSTM is none without weight drop."""
+    if kind == "plain":
+        return "LSTM"
+    return "AWD-LSTM" if flags.weight_keep < 1.0 else "recipe, no weight drop"
+
+
 def run(flags):
     """Trains the models and shows what came of it."""
     corpus = text_data.load_corpus(flags.data, flags.level)
@@ -386,13 +393,20 @@ def run(flags):
     finished = {}
     for kind in flags.models:
         training = make_trainer(kind, flags, corpus)
-        training.train(TITLES[kind])
+        title = title_of(kind, flags)
+        training.train(title)
         training.restore(training.progress["best"]["checkpoint"])
         tokens = [corpus.vocabulary[i] for i in training.sample(flags.sample)]
         text = text_data.to_text(tokens, flags.level)
-        print(f"\n--- sampled from {TITLES[kind]} ---\n{text}\n")
-        finished[TITLES[kind]] = training
+        say(f"\n--- sampled from {title} ---\n{text}\n")
+        finished[title] = training
     report(flags, finished)
+
+
+def say(text):
+    """Prints; what the terminal's encoding lacks becomes a question mark."""
+    encoding = sys.stdout.encoding or "ascii"
+    print(text.encode(encoding, "replace").decode(encoding))
 
 
 def report(flags, finished):
@@ -404,11 +418,11 @@ def report(flags, finished):
     for title, training in finished.items():
         best = training.progress["best"]
         print(
-            f"  {title:12}{figures(best['held_out'])}  (epoch {best['epoch']} "
+            f"  {title:22}{figures(best['held_out'])}  (epoch {best['epoch']} "
             f"of {len(training.progress['curve'])}, {training.weights} weights)"
         )
         for what, loss in further_losses(flags, training):
-            print(f"  {what:12}{figures(loss)}")
+            print(f"  {what:22}{figures(loss)}")
     picture = os.path.join(flags.out, "curves.png")
     progress = {title: finished[title].progress for title in finished}
     run_folder.draw_curves(picture, progress, flags.level)

@@ -228,6 +228,8 @@ class Trainer(object):
                 while not self._finished():
                     self._train_epoch(bar)
                     bar.write(self._finish_epoch())
+                    # What fills no window was not read.
+                    bar.update(tokens * len(self.progress["curve"]) - bar.n)
             except KeyboardInterrupt:
                 self.save()
                 raise

@@ -87,9 +87,20 @@ def test_a_folder_has_a_test_part(train, tmp_path, capsys):
         "with cache",
     ]
     valid, test, cache = (
-        float(line[14:].split()[0]) for line in (valid, test, cache)
+        float(line[24:].split()[0]) for line in (valid, test, cache)
     )
     assert cache < test != valid
+
+
+def test_no_title_promises_weight_drop_that_is_not_there(train):
+    for argv, title in (
+        (["--config=small"], "AWD-LSTM"),
+        (["--config=shakespeare"], "recipe, no weight drop"),
+        (["--without", "weight_drop"], "recipe, no weight drop"),
+    ):
+        flags = train.parse_flags(argv)
+        assert train.title_of("recipe", flags) == title
+        assert train.title_of("plain", flags) == "LSTM"
 
 
 def test_configurations_are_complete(example):
