@@ -139,27 +139,26 @@ SWAP_CELLS = {
     "recipe": Cell(200, 20, 0.5, "recurrent", "beside"),
 }
 
-# What is cheap and tells much comes first.
+# What is cheap and tells much comes first: units, epochs, what is dropped,
+# company, keep rates.
 CELLS = [
-    Cell(200, 20, keep, dropped, company)
-    for company, dropped, rates in (
-        ("alone", "recurrent", (0.3, 0.7, 0.9)),
-        ("alone", "whole", (0.7, 0.9, 0.3)),
-        ("beside", "recurrent", (0.7, 0.9, 0.3)),
-        ("beside", "whole", (0.5, 0.8)),
-    )
-    for keep in rates
-] + [
-    Cell(units, epochs, keep, "recurrent", company)
-    for units, epochs, company, rates in (
-        (200, 80, "beside", (1.0, 0.5)),
-        (650, 20, "beside", (1.0, 0.5)),
-        (650, 20, "alone", (1.0, 0.5)),
-        (400, 20, "beside", (1.0, 0.5)),
-        (200, 80, "beside", (0.7,)),
-        (400, 20, "alone", (1.0, 0.5)),
-        (650, 20, "beside", (0.7,)),
-        (1150, 20, "beside", (1.0, 0.5)),
+    Cell(units, epochs, keep, dropped, company)
+    for units, epochs, dropped, company, rates in (
+        (200, 20, "recurrent", "alone", (0.7, 0.3, 0.9)),
+        (200, 20, "recurrent", "beside", (0.7, 0.9)),
+        (200, 20, "whole", "beside", (0.5,)),
+        (400, 20, "recurrent", "beside", (1.0, 0.5)),
+        (200, 80, "recurrent", "beside", (1.0, 0.5)),
+        (650, 20, "recurrent", "beside", (1.0, 0.5)),
+        (200, 20, "whole", "alone", (0.7, 0.9)),
+        (400, 20, "recurrent", "alone", (1.0, 0.5)),
+        (650, 20, "recurrent", "alone", (1.0, 0.5)),
+        (200, 80, "recurrent", "beside", (0.7,)),
+        (200, 20, "recurrent", "beside", (0.3,)),
+        (200, 20, "whole", "beside", (0.8,)),
+        (200, 20, "whole", "alone", (0.3,)),
+        (650, 20, "recurrent", "beside", (0.7,)),
+        (1150, 20, "recurrent", "beside", (1.0, 0.5)),
     )
     for keep in rates
 ]

@@ -24,7 +24,7 @@ import tqdm
 import awd_lstm_tf
 
 tf = getattr(tf.compat, "v1", tf)  # where TensorFlow 2 keeps 1
-UNITS = 200  # of the LSTM, and of the words' vectors
+UNITS = 400  # of the LSTM, and of the words' vectors
 ROWS, STEPS = 20, 35  # of a window: places in the text, words of each
 EPOCHS, LEARNING_RATE, WARM_UP, CLIP_NORM = 20, 4e-3, 200, 1.0
 READ_STEPS = 200  # words at a time where no gradient is needed
