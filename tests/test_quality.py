@@ -242,25 +242,6 @@ def test_a_run_broken_off_goes_on(
     assert broken["plain-1"]["weights"] == unbroken["plain-1"]["weights"]
 
 
-def test_a_run_is_of_its_row_and_seed(
-    quality, example, argv, tmp_path, monkeypatch, set_rows
-):
-    set_rows(rows_of(quality)["weight_drop"]._replace(seeds=(3,)))
-    evaluated = []
-
-    def evaluate(self, ids):
-        evaluated.append(self.flags)
-        return float(len(evaluated))
-
-    monkeypatch.setattr(example("trainer").Trainer, "evaluate", evaluate)
-    assert quality.main(argv) == 0
-    results = json.loads((tmp_path / "quality.json").read_text())
-    run = results["runs"]["weight_drop-3"]
-    assert (run["held_out"], run["best_epoch"]) == (1.0, 1)
-    assert [flags.seed for flags in evaluated] == [3, 3]
-    assert evaluated[0].weight_keep < evaluated[0].output_keep == 1.0
-
-
 def other_places(tmp_path):
     return [
         f"--json={tmp_path / 'other.json'}",

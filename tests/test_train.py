@@ -1,6 +1,5 @@
 """benchmarks/train.py at tiny size: whole runs, parts, errors."""
 
-import re
 
 import numpy as np
 import pytest
@@ -307,20 +306,3 @@ def test_refuses_bad_flags(flag, message, train, capsys):
     assert stop.value.code == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert line.endswith(f"error: argument {message}")
-
-
-def test_stops_at_numbers_that_are_not_finite(
-    train, text_file, tmp_path, capsys
-):
-    out = tmp_path / "out"
-    argv = [f"--data={text_file}", f"--out={out}", "--models=recipe"]
-    code = train.main(argv + TINY + ["--learning-rate=1e30"])
-    *_, line = capsys.readouterr().err.splitlines()
-    assert code == 1
-    # The step and the quantity depend on the version of TensorFlow.
-    assert re.fullmatch(
-        r"error: the (gradient|held-out perplexity) is not finite at step "
-        r"\d+\. Lower `--learning-rate`, got 1e\+30\. The last good "
-        rf"checkpoint is {out}/recipe/(step|epoch)-\d+\.",
-        line,
-    )

@@ -206,56 +206,6 @@ def test_evaluation_drops_nothing(start_run, tmp_path):
     assert dropped.evaluate(held_out) == plain.evaluate(held_out)
 
 
-@pytest.mark.parametrize("tying", [True, False])
-def test_loss_is_that_of_numpy(start_run, tying):
-    """Two layers, over rows of the text that leave some of the last unused."""
-    more = [] if tying else ["--without=weight_tying"]
-    trainer = start_run(
-        "plain", "--learning-rate=0.05", "--layers=2", "--units=6", *more
-    )
-    trainer.train("training")
-    variables = variables_of(trainer)
-    values = {
-        variable.op.name[len("model/") :]: value
-        for variable, value in zip(variables, trainer.session.run(variables))
-    }
-    softmax = values["embedding" if tying else "softmax"]
-    assert softmax.shape[1] == (8 if tying else 6)
-    ids = trainer.corpus.valid
-    length = -(-(len(ids) - 1) // 10)
-    losses = []
-    for row in range(10):
-        states = [[np.zeros(6)] * 2, [np.zeros(softmax.shape[1])] * 2]
-        tokens = ids[row * length : (row + 1) * length + 1]
-        for now, after in zip(tokens[:-1], tokens[1:]):
-            x = values["embedding"][now]
-            for number in range(2):
-                x = numpy_step(x, states, number, values)
-            p = np.exp(softmax @ x + values["bias"])
-            losses.append(-np.log(p[after] / p.sum()))
-    assert len(losses) == len(ids) - 1
-    np.testing.assert_allclose(
-        trainer.evaluate(ids), np.mean(losses), rtol=1e-5
-    )
-
-
-def numpy_step(x, states, number, values):
-    """One layer's output; its state moves on."""
-    c, h = states[number]
-    kernel, bias = (
-        values[f"layer_{number}/{part}"] for part in ("kernel", "bias")
-    )
-    i, j, f, o = np.split(np.concatenate([x, h]) @ kernel + bias, 4)
-    c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(j)
-    h = sigmoid(o) * np.tanh(c)
-    states[number] = [c, h]
-    return h
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
 def test_evaluation_goes_on_from_window_to_window(
     start_run, example, monkeypatch
 ):
@@ -265,35 +215,6 @@ def test_evaluation_goes_on_from_window_to_window(
     at_once = trainer.evaluate(held_out)
     monkeypatch.setattr(example("trainer"), "HELD_OUT_STEPS", 3)
     np.testing.assert_allclose(trainer.evaluate(held_out), at_once, rtol=1e-5)
-
-
-def test_a_sample_goes_on_from_the_held_out_text(
-    start_run, example, text_data, monkeypatch
-):
-    monkeypatch.setattr(example("trainer"), "PROMPT", 5)
-    trainer = start_run("plain")
-    randomise(trainer)
-    (bias,) = (v for v in variables_of(trainer) if v.op.name == "model/bias")
-    value = trainer.session.run(bias)
-    value[text_data.UNKNOWN_ID] = 9.0
-    bias.load(value, trainer.session)
-    model, run = trainer.sampling, trainer.session.run
-    seen = []
-
-    def recording(fetches, feeds=None):
-        values = run(fetches, feeds)
-        if feeds:
-            seen.append(values[0])
-        return values
-
-    monkeypatch.setattr(trainer.session, "run", recording)
-    sampled = trainer.sample(9)
-    run(model.reset_state)
-    text = np.concatenate([trainer.corpus.valid[:5], sampled[:-1]])
-    expected = run(model.probabilities, {model.inputs: [text]})
-    np.testing.assert_allclose(seen[-1], expected, rtol=1e-4)
-    assert len(seen) == len(sampled) == 9
-    assert text_data.UNKNOWN_ID not in sampled
 
 
 def test_keeps_the_best_epoch(start_run, monkeypatch):
@@ -370,44 +291,6 @@ def assert_same_checkpoints(whole, broken, name):
             resumed.get_tensor(variable),
             variable,
         )
-
-
-def test_with_dropout_a_resumed_run_differs_in_its_draws_alone(
-    start_run, tmp_path, monkeypatch
-):
-    fed = {}
-    for run in ("whole", "broken"):
-        out = f"--out={tmp_path / run}"
-        trainer = start_run("recipe", out, "--variable-bptt")
-        fed[run] = []
-        record_feeds(trainer, fed[run], 20 if run == "broken" else None)
-        if run == "broken":
-            with pytest.raises(KeyboardInterrupt):
-                trainer.train("training")
-            trainer = start_run("recipe", out, "--variable-bptt", "--resume")
-            record_feeds(trainer, fed[run])
-        trainer.train("training")
-    assert len(fed["whole"]) > 40
-    assert fed["whole"] == fed["broken"]
-
-
-def record_feeds(trainer, fed, stop_at=None):
-    """Notes what each step is fed, and may break off."""
-    train_step = trainer._train_step
-    run = trainer.session.run
-
-    def recording(fetches, feeds=None):
-        if feeds and trainer.learning_rate in feeds:
-            inputs = feeds[trainer.training.inputs]
-            fed.append((feeds[trainer.learning_rate], inputs.tolist()))
-        return run(fetches, feeds)
-
-    def step(*window):
-        train_step(*window)
-        if trainer.progress["step"] == stop_at:
-            raise KeyboardInterrupt
-
-    trainer.session.run, trainer._train_step = recording, step
 
 
 def test_resumes_after_kill_9(train, benchmarks, text_file, tmp_path, capsys):
