@@ -255,11 +255,16 @@ def test_docs_have_the_table_of_the_results(quality, table, capsys):
     printed = capsys.readouterr().out.strip()
     assert printed in EVIDENCE.read_text(encoding="utf-8")
     kept = json.loads((RESULTS / f"{table}.json").read_text())
-    assert set(kept["runs"]) == {
-        f"{row.name}-{seed}"
-        for row in rows_of(quality, table).values()
-        for seed in row.seeds
-    }
+    rows = rows_of(quality, table).values()
+    names = {f"{row.name}-{seed}" for row in rows for seed in row.seeds}
+    assert set(kept["runs"]) == names
+
+
+def test_docs_have_the_gains_of_the_results(example):
+    picture = example("line_picture")
+    lines = list(picture.lines(picture.tested()))
+    assert len(lines) > 5
+    assert "\n".join(lines) in EVIDENCE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("config", ["ablation", "shakespeare"])

@@ -1,6 +1,5 @@
 """benchmarks/train.py at tiny size: whole runs, parts, errors."""
 
-
 import numpy as np
 import pytest
 from tiny_runs import TINY, read, write, write_folder
