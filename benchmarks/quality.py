@@ -30,9 +30,9 @@ import sys
 import numpy as np
 import quality_rows
 import run_folder
-import tensorflow as tf
 import text_data
 import train
+from tf_awd_lstm import tf
 
 import awd_lstm_tf
 

@@ -18,6 +18,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 
 import awd_lstm_tf  # noqa: E402
 
+if tf.__version__ >= "2":
+    tf = tf.compat.v1
+    tf.disable_v2_behavior()
+
 OPTIMIZERS = {
     "sgd": tf.train.GradientDescentOptimizer,
     "adam": tf.train.AdamOptimizer,

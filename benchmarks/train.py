@@ -34,10 +34,10 @@ import sys
 
 import configurations
 import run_folder
-import tensorflow as tf
 import text_data
 import tf_awd_lstm
 import trainer
+from tf_awd_lstm import tf
 
 import awd_lstm_tf
 

@@ -14,9 +14,9 @@ import time
 import cache_pointer
 import numpy as np
 import run_folder
-import tensorflow as tf
 import text_data
 import tqdm
+from tf_awd_lstm import tf
 
 import awd_lstm_tf
 

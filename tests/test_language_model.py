@@ -7,7 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
+import tensorflow
+
+tf = getattr(tensorflow.compat, "v1", tensorflow)
 
 
 @pytest.fixture
