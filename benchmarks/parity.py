@@ -23,13 +23,11 @@ import sys
 
 import numpy as np
 import parity_worker
+import run_folder
+import text_data
 from stepper import Stepper
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, os.pardir, "examples"))
-
-import run_folder  # noqa: E402
-import text_data  # noqa: E402
 
 FRAMEWORKS = {"TensorFlow": "tf_awd_lstm", "PyTorch": "torch_awd_lstm"}
 SEEDS = (1, 2, 3)

@@ -1,7 +1,7 @@
 """The AWD-LSTM language model in TensorFlow, of the pieces of the library.
 
-torch_awd_lstm.py has a class of the same name and methods, so parity.py can
-have both do the same.
+`Network` is what train.py and quality.py train, too. torch_awd_lstm.py has a
+class `Model` with the same methods, so parity.py can have both do the same.
 """
 
 import logging
@@ -18,6 +18,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 
 import awd_lstm_tf  # noqa: E402
 
+if tf.__version__ >= "2":
+    tf = tf.compat.v1
+    tf.disable_v2_behavior()
+
 OPTIMIZERS = {
     "sgd": tf.train.GradientDescentOptimizer,
     "adam": tf.train.AdamOptimizer,
@@ -28,56 +32,67 @@ OPTIMIZERS = {
 class Network(object):
     """embedding -> LSTM layers -> softmax, over a window, `[time, batch]`.
 
-    Built twice in a graph, for training and evaluation, with shared weights.
-    Locked dropout is on the inputs of each layer and on the last outputs.
+    Built more than once in a graph, for training, evaluation and writing, with
+    shared weights. Locked dropout is on the inputs of each layer and on the
+    last outputs.
 
     Args:
-      settings: dict, see parity.py.
-      batch: number of rows of the window.
+      settings: dict: `vocabulary`, `embedding`, `units` (of each layer),
+        `tied`, `keep` (rates of `weights`, `embedding`, `inputs`, `hidden`,
+        `outputs`), `alpha`, `beta`; `whole_kernel` (False: recurrent rows
+        alone are dropped), `glorot` (False: PyTorch's initial weights).
+      inputs, targets: ids. Targets below 0 do not count.
+      first_state: list of c and h per layer.
       is_train: Python bool; False: nothing is dropped.
-      time: length of windows; None: any.
-      dtype: of weights.
 
     Attributes:
-      inputs, targets: placeholders of ids.
-      first_state, last_state: list of c and h per layer.
+      layers: the LSTM layers.
       kept: dict of the tensors that tell, when fetched, what was not dropped.
-      entropy: mean of -log(probability).
-      loss: `entropy` with AR and TAR.
+      raw: outputs of the last layer, not dropped.
+      logits: `[time, batch, vocabulary]`.
+      losses: -log(probability) of each target.
+      entropy: their mean.
+      loss: `entropy`; in training, with AR and TAR.
+      last_state: list of c and h per layer.
     """
 
-    def __init__(self, settings, batch, is_train, time, dtype):
-        self._keep, self._is_train = settings["keep"], is_train
-        self.inputs = tf.placeholder(tf.int32, [time, batch])
-        self.targets = tf.placeholder(tf.int32, [time, batch])
-        self.kept = {}
+    def __init__(self, settings, inputs, targets, first_state, is_train):
+        self._settings, self._keep = settings, settings["keep"]
+        self._is_train, self.kept = is_train, {}
+        self.layers, self.last_state = [], []
+        dtype = first_state[0].dtype
         with tf.variable_scope("model", reuse=tf.AUTO_REUSE, dtype=dtype):
-            table = _table("embedding", settings, 0.1)
-            outputs = self._locked("inputs", self._embedded(table))
-            raw, outputs = self._layers(settings["units"], outputs)
+            table = self._table("embedding", settings["embedding"], 0.1)
+            outputs = self._locked("inputs", self._embedded(table, inputs))
+            outputs = self._run_layers(outputs, first_state)
             if not settings["tied"]:
-                bound = settings["units"][-1] ** -0.5
-                table = _table("softmax", settings, bound)
+                depth = settings["units"][-1]
+                table = self._table("softmax", depth, self._bound(depth**-0.5))
             bias = tf.get_variable(
                 "bias", [settings["vocabulary"]], initializer=_uniform(0.0)
             )
-        logits = tf.tensordot(outputs, table, [[2], [1]]) + bias
-        self.entropy = tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(
-                labels=self.targets, logits=logits
+        self.logits = tf.tensordot(outputs, table, [[2], [1]]) + bias
+        self._set_losses(targets)
+        self.loss = self.entropy
+        if is_train:
+            self.loss += awd_lstm_tf.activation_regularization(
+                outputs, settings["alpha"], time_major=True
             )
-        )
-        self.loss = (
-            self.entropy
-            + awd_lstm_tf.activation_regularization(outputs, settings["alpha"])
-            + awd_lstm_tf.temporal_activation_regularization(
-                raw, settings["beta"], time_major=True
+            self.loss += awd_lstm_tf.temporal_activation_regularization(
+                self.raw, settings["beta"], time_major=True
             )
-        )
 
-    def _embedded(self, table):
+    def _bound(self, bound):
+        """Of initial weights; None: Glorot's, TensorFlow's default."""
+        return None if self._settings.get("glorot") else bound
+
+    def _table(self, name, depth, bound):
+        shape = [self._settings["vocabulary"], depth]
+        return tf.get_variable(name, shape, initializer=_uniform(bound))
+
+    def _embedded(self, table, inputs):
         rows = awd_lstm_tf.embedding_dropout(
-            table, self.inputs, self._keep["embedding"], self._is_train
+            table, inputs, self._keep["embedding"], self._is_train
         )
         self.kept["embedding"] = rows
         return rows
@@ -95,48 +110,79 @@ class Network(object):
         self.kept[name] = dropout.mask
         return outputs
 
-    def _layers(self, units, outputs):
-        self.first_state, self.last_state = [], []
-        for i, size in enumerate(units):
+    def _run_layers(self, outputs, first_state):
+        states = zip(first_state[::2], first_state[1::2])
+        for i, (size, state) in enumerate(zip(self._settings["units"], states)):
             if i:
                 outputs = self._locked(f"hidden_{i}", outputs)
-            outputs = self._layer(i, size, outputs)
-        return outputs, self._locked("outputs", outputs)
+            outputs = self._run_layer(i, size, outputs, state)
+        self.raw = outputs
+        return self._locked("outputs", outputs)
 
-    def _layer(self, i, size, inputs):
-        shape = [inputs.shape[1].value, size]
-        first = [tf.placeholder(inputs.dtype, shape) for _ in range(2)]
+    def _run_layer(self, i, size, inputs, state):
         layer = awd_lstm_tf.WeightDropLSTMBlockFusedCell(
             size,
             weight_drop_kr=self._keep["weights"],
-            use_vd=True,
-            auto_update=True,
-            recurrent_only=True,
+            use_vd=True,  # one mask for all time steps of a window of text,
+            auto_update=True,  # and a new one for the next window
+            recurrent_only=not self._settings.get("whole_kernel"),
             is_train=self._is_train,
-            name="lstm",
+            name=f"layer_{i}",
         )
-        with tf.variable_scope(f"layer_{i}", initializer=_uniform(size**-0.5)):
-            outputs, last = layer(inputs, initial_state=first)
+        bound = self._bound(size**-0.5)
+        scope = tf.get_variable_scope()  # whose name it stays
+        with tf.variable_scope(scope, initializer=_uniform(bound)):
+            outputs, last = layer(inputs, initial_state=state)
+        self.layers.append(layer)
         self.kept[f"weights_{i}"] = layer.mask
-        self.first_state += first
         self.last_state += list(last)
         return outputs
 
+    def _set_losses(self, targets):
+        counts = targets >= 0
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels=tf.maximum(targets, 0), logits=self.logits
+        )
+        self.losses = tf.where(counts, losses, tf.zeros_like(losses))
+        count = tf.reduce_sum(tf.cast(counts, losses.dtype))
+        self.entropy = tf.reduce_sum(self.losses) / tf.maximum(
+            count, tf.ones_like(count)
+        )
+
 
 def _uniform(bound):
+    if bound is None:
+        return None
     return tf.random_uniform_initializer(-bound, bound)
 
 
-def _table(name, settings, bound):
-    shape = [settings["vocabulary"], settings["embedding"]]
-    return tf.get_variable(name, shape, initializer=_uniform(bound))
-
-
 def _name_of(variable):
-    """ "kernel_0" for "model/layer_0/lstm/kernel", "embedding" for the rest."""
+    """ "kernel_0" for "model/layer_0/kernel", "embedding" for the rest."""
     scopes = variable.op.name.split("/")
     layer = scopes[1].replace("layer", "") if len(scopes) > 2 else ""
     return scopes[-1] + layer
+
+
+class Fed(object):
+    """A network whose windows and first state are fed.
+
+    Attributes:
+      network: the `Network`.
+      inputs, targets: placeholders, `[time, batch]`.
+      first_state: list of placeholders.
+    """
+
+    def __init__(self, settings, batch, is_train, time, dtype):
+        self.inputs = tf.placeholder(tf.int32, [time, batch])
+        self.targets = tf.placeholder(tf.int32, [time, batch])
+        self.first_state = [
+            tf.placeholder(dtype, [batch, size])
+            for size in settings["units"]
+            for _ in "ch"
+        ]
+        self.network = Network(
+            settings, self.inputs, self.targets, self.first_state, is_train
+        )
 
 
 class Model(object):
@@ -157,11 +203,11 @@ class Model(object):
         self._settings, self._dtype = settings, dtype
         with tf.Graph().as_default() as graph:
             tf.set_random_seed(seed)
-            networks = [
-                Network(settings, settings["batch"], True, time, dtype),
-                Network(settings, settings["valid_batch"], False, None, dtype),
-            ]
-            self._network, self._frozen = networks
+            self._training = Fed(settings, settings["batch"], True, time, dtype)
+            self._frozen = Fed(
+                settings, settings["valid_batch"], False, None, dtype
+            )
+            self._network = self._training.network
             self._make_train_op()
             initialize = tf.global_variables_initializer()
         config = tf.ConfigProto(
@@ -218,23 +264,23 @@ class Model(object):
             for _ in range(2)
         ]
 
-    def _run(self, network, fetches, inputs, targets, rate=0.0):
-        feeds = {network.inputs: inputs, network.targets: targets}
-        feeds.update(zip(network.first_state, self._state))
-        feeds[self._rate] = rate
+    def _run(self, fed, fetches, inputs, targets, rate=0.0):
+        feeds = {fed.inputs: inputs, fed.targets: targets, self._rate: rate}
+        feeds.update(zip(fed.first_state, self._state))
         fetched, self._state = self._session.run(
-            [fetches, network.last_state], feeds
+            [fetches, fed.network.last_state], feeds
         )
         return fetched
 
     def train(self, inputs, targets, rate):
         """Takes a step; returns the mean of -log(probability)."""
         fetches = [self._network.entropy, self._train_op]
-        return self._run(self._network, fetches, inputs, targets, rate)[0]
+        return self._run(self._training, fetches, inputs, targets, rate)[0]
 
     def evaluate(self, inputs, targets):
         """The mean of -log(probability), with nothing dropped."""
-        return self._run(self._frozen, self._frozen.entropy, inputs, targets)
+        entropy = self._frozen.network.entropy
+        return self._run(self._frozen, entropy, inputs, targets)
 
     def examine(self, inputs, targets, rate):
         """Takes a step, and tells all about it.
@@ -251,7 +297,7 @@ class Model(object):
             "kept": {k: m for k, m in network.kept.items() if m is not None},
             "train_op": self._train_op,
         }
-        told = self._run(network, fetches, inputs, targets, rate)
+        told = self._run(self._training, fetches, inputs, targets, rate)
         told["kept"] = self._kept(told["kept"], inputs)
         return dict(told, state=dict(enumerate(self._state)))
 

@@ -1,515 +1,250 @@
 """The AWD-LSTM language model on real text, and a plain LSTM beside it.
 
-    python examples/language_model.py                  # Python's own manual
-    python examples/language_model.py --resume         # after an interruption
-    python examples/language_model.py --config shakespeare --data input.txt
-    python examples/language_model.py --config ptb --data ptb/
-    python examples/language_model.py --without ar tar --models recipe
+    python examples/language_model.py                    # Python's own manual
+    python examples/language_model.py --data book.txt    # any text, UTF-8
+    tensorboard --logdir runs/language_model             # while it trains
 
-Trains one network twice, `plain`, with no regulariser at all, and `recipe`, and
-prints how well both predict text that was held out, each at its best epoch. The
-recipe (arXiv 1708.02182): weight drop, locked dropout, embedding dropout, AR,
-TAR, weight tying, windows of varying length, NT-ASGD, fine-tuning, and the
-cache pointer (arXiv 1612.04426) at the end. Each has a setting; `--config`
-sets them all; `--without` leaves parts out.
-
-Everything is written to `--out`: `settings.json`, `curves.png`, and for each
-model a folder with checkpoints, progress and TensorBoard summaries
-(`tensorboard --logdir runs/language_model`).
-
-`--data` takes a text file, or a folder with the train, valid and test parts of
-PTB (ptb.train.txt, ...: in the `data` folder of Mikolov's simple-examples.tgz)
-or WikiText-2 (wiki.train.tokens, ...: in wikitext-2-v1.zip).
-
-The code: the network and the command line are here, named settings in
-`configurations.py`, reading text in `text_data.py`, the training loop in
-`trainer.py`, the cache in `cache_pointer.py`, files in `run_folder.py`.
+Trains a network twice on nine tenths of a text: `LSTM`, with nothing that
+regularises, and `AWD-LSTM`, with the recipe of arXiv 1708.02182. Prints how
+well each predicts the last tenth, and draws that by epoch. What was broken off
+goes on when the same command is given again.
 """
 
 import argparse
-import functools
+import collections
 import os
+import re
 import sys
+import zlib
 
-import configurations
-import run_folder
+import numpy as np
 import tensorflow as tf
-import text_data
-import trainer
+import tqdm
 
 import awd_lstm_tf
 
-TITLES = {"plain": "LSTM", "recipe": "AWD-LSTM"}
-SAMPLE_TEMPERATURE = 0.8
+tf = getattr(tf.compat, "v1", tf)  # where TensorFlow 2 keeps 1
+UNITS = 400  # of the LSTM, and of the words' vectors
+ROWS, STEPS = 20, 35  # of a window: places in the text, words of each
+EPOCHS, LEARNING_RATE, WARM_UP, CLIP_NORM = 20, 4e-3, 200, 1.0
+READ_STEPS = 200  # words at a time where no gradient is needed
+RECIPE = {
+    "weight_keep": 0.5,  # weight drop, of the recurrent weights
+    "input_keep": 0.8,  # locked dropout: one mask for all steps of a window
+    "output_keep": 0.7,
+    "embedding_keep": 0.95,  # embedding dropout, of whole words
+    "alpha": 1.0,  # AR: small outputs
+    "beta": 1.0,  # TAR: outputs that change slowly
+}
+NOTHING = dict(dict.fromkeys(RECIPE, 1.0), alpha=0.0, beta=0.0)
+MODELS = {"LSTM": NOTHING, "AWD-LSTM": RECIPE}
 
-# The network.
 
+def read_text(path=None):
+    """A file's text, or the documentation that comes with Python."""
+    if path:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    from pydoc_data import topics
 
-def locked_dropout(inputs, keep_prob, is_train):
-    """One mask for all steps of a window, a new one for the next window.
-
-    Args:
-      inputs: `[time, batch_size, depth]`.
-      keep_prob: Float in (0, 1].
-      is_train: Python bool; False: nothing is dropped.
-    """
-    _, batch_size, depth = inputs.shape.as_list()
-    dropout = awd_lstm_tf.VariationalDropout(
-        [1, batch_size, depth], keep_prob, is_train=is_train, auto_update=True
+    # The topics quote one another. Each paragraph is kept once, or what is
+    # held out would be partly a copy of what is trained on.
+    paragraphs = (
+        paragraph.strip("\n")
+        for topic in sorted(topics.topics)
+        for paragraph in topics.topics[topic].split("\n\n")
     )
-    return dropout(inputs)
+    return "\n\n".join(collections.OrderedDict.fromkeys(paragraphs))
 
 
-def make_layers(flags, is_train):
-    """The LSTM layers. With weight tying, the last is as deep as the input."""
-    sizes = [flags.units] * flags.layers
-    if flags.weight_tying:
-        sizes[-1] = flags.embedding
-    return [
-        awd_lstm_tf.WeightDropLSTMBlockFusedCell(
-            units,
-            weight_drop_kr=flags.weight_keep,
-            use_vd=True,  # one mask for all time steps of a window of text,
+def load(path):
+    """Words and those that follow, to train on, held out; the vocabulary."""
+    # A token is an empty line, a word, or a run of one punctuation mark.
+    matches = re.finditer(r"\n\s*\n|\w+|([^\w\s])\1*", read_text(path))
+    tokens = [x.group() if x.group().strip() else "<eos>" for x in matches]
+    cut = int(0.9 * len(tokens))
+    counts = collections.Counter(tokens[:cut])
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    words = ["<unk>"] + [word for word in words if counts[word] > 1]
+    ids = {word: number for number, word in enumerate(words)}
+    ids = np.array([ids.get(token, 0) for token in tokens], np.int32)
+    if cut < 3 * ROWS * STEPS or len(words) == 1:
+        raise ValueError(f"too short, {len(ids)} words.")
+    pairs = np.stack([ids[:-1], ids[1:]], 1)
+    return pairs[: cut - 1], pairs[cut:], words
+
+
+def network(window, start, words, recipe, is_train):
+    """embedding -> LSTM -> softmax, over `[time, rows]` of words and the next.
+
+    Training and reading share the weights; each has a state of its own, carried
+    from window to window, and zero where `start` is 0. Returns the LSTM,
+    logits, losses, AR and TAR, and the ops that carry the state.
+    """
+    rows, size = window.shape.as_list()[1], len(words)
+    name = "training" if is_train else "reading"
+    small = tf.random_uniform_initializer(-0.1, 0.1)
+    zeros = tf.zeros_initializer()
+    with tf.variable_scope("model", reuse=tf.AUTO_REUSE, use_resource=True):
+        embedding = tf.get_variable("embedding", [size, UNITS], None, small)
+        bias = tf.get_variable("bias", [size], None, zeros)
+        c, h = (
+            tf.get_variable(x, [rows, UNITS], None, zeros, trainable=False)
+            for x in (name + "_c", name + "_h")
+        )
+
+        def locked_dropout(values, keep_prob):
+            return awd_lstm_tf.VariationalDropout(
+                [1, rows, UNITS], keep_prob, is_train=is_train, auto_update=True
+            )(values)
+
+        lstm = awd_lstm_tf.WeightDropLSTMBlockFusedCell(
+            UNITS,
+            weight_drop_kr=recipe["weight_keep"],
+            recurrent_only=True,  # hidden-to-hidden weights, as in the paper
+            use_vd=True,  # one mask for all steps of a window,
             auto_update=True,  # and a new one for the next window
-            recurrent_only=not flags.whole_kernel,
-            is_train=is_train,  # False: nothing is dropped
-            name=f"layer_{i}",
+            is_train=is_train,
+            name="lstm",
         )
-        for i, units in enumerate(sizes)
-    ]
-
-
-class LanguageModel(object):
-    """embedding -> LSTM layers -> softmax, over windows of tokens.
-
-    Built more than once in a graph, for training, evaluation and sampling. The
-    weights are shared; each has a carried state of its own, so that a window
-    goes on where the window before it stopped.
-
-    Args:
-      flags: Settings, see `parse_flags`.
-      vocabulary_size: Number of tokens.
-      batch_size: Rows of a window.
-      is_train: Python bool; False switches all that regularises off.
-      name: Scope of the carried state.
-
-    Attributes:
-      inputs, targets: Placeholders, `[batch_size, time]` token ids. Targets
-        below 0 do not count.
-      loss: Mean of -log(probability) of the targets, in nats per token.
-      objective: What is minimised: the loss, AR and TAR.
-      losses: Each target's -log(probability), `[time, batch_size]`.
-      outputs: The last layer's, not dropped, `[time, batch_size, units]`.
-      probabilities: `[batch_size, vocabulary_size]`, of the token that follows.
-      reset_state: Op that zeroes the carried state.
-      carry_state: Op that moves the carried state past the window.
-      summaries: What weight drop did, for TensorBoard.
-    """
-
-    def __init__(self, flags, vocabulary_size, batch_size, is_train, name):
-        # The fused layer is fastest where it knows the time.
-        steps = flags.steps if is_train and not flags.variable_bptt else None
-        self.inputs = tf.placeholder(tf.int32, [batch_size, steps])
-        self.targets = tf.placeholder(tf.int32, [batch_size, steps])
-        layers = make_layers(flags, is_train)
-        with tf.variable_scope("model", reuse=tf.AUTO_REUSE):
-            embedding = tf.get_variable(
-                "embedding",
-                [vocabulary_size, flags.embedding],
-                initializer=tf.random_uniform_initializer(-0.1, 0.1),
-            )
-            dropped = self._run_layers(flags, layers, embedding, is_train, name)
-            logits = self._logits(flags, dropped, embedding)
-        self._set_loss(logits)
-        self.objective = self.loss
-        if is_train:
-            self._regularise(flags, dropped)
-        self.probabilities = tf.nn.softmax(logits[-1] / SAMPLE_TEMPERATURE)
-        self.summaries = awd_lstm_tf.mask_summaries(*layers)
-
-    def _run_layers(self, flags, layers, embedding, is_train, name):
-        """The last layer's dropped outputs, `[time, batch_size, units]`."""
-        outputs = awd_lstm_tf.embedding_dropout(
-            embedding, tf.transpose(self.inputs), flags.embedding_keep, is_train
+        vectors = awd_lstm_tf.embedding_dropout(
+            embedding, window[..., 0], recipe["embedding_keep"], is_train
         )
-        outputs = locked_dropout(outputs, flags.input_keep, is_train)
-        resets, carries = [], []
-        for layer in layers:
-            carried = self._carried_state(f"{name}/{layer.name}", layer)
-            self.outputs, state = layer(
-                outputs, initial_state=[x.read_value() for x in carried]
-            )
-            resets += [x.initializer for x in carried]
-            carries += [x.assign(new) for x, new in zip(carried, state)]
-            last = layer is layers[-1]
-            keep_prob = flags.output_keep if last else flags.hidden_keep
-            outputs = locked_dropout(self.outputs, keep_prob, is_train)
-        self.reset_state, self.carry_state = tf.group(resets), tf.group(carries)
-        return outputs
-
-    def _carried_state(self, name, layer):
-        """Variables of c and h of a layer, `[batch_size, units]`."""
-        # Resource variables: a value read from one stays what it was when the
-        # new state is assigned, and the gradient needs the old one.
-        shape = [self.inputs.shape[0].value, layer.num_units]
-        return [
-            tf.get_variable(
-                f"{name}/{part}",
-                shape,
-                initializer=tf.zeros_initializer(),
-                trainable=False,
-                use_resource=True,
-            )
-            for part in ("c", "h")
-        ]
-
-    def _logits(self, flags, outputs, embedding):
-        """`[time, batch_size, vocabulary_size]`."""
-        vocabulary_size = embedding.shape[0].value
-        weights = embedding  # "weight tying", arXiv 1608.05859
-        if not flags.weight_tying:
-            weights = tf.get_variable(
-                "softmax", [vocabulary_size, outputs.shape[2].value]
-            )
-        bias = tf.get_variable(
-            "bias", [vocabulary_size], initializer=tf.zeros_initializer()
+        kept = tf.cast(start > 0, tf.float32)
+        raw, (new_c, new_h) = lstm(
+            locked_dropout(vectors, recipe["input_keep"]),
+            initial_state=(kept * c, kept * h),
         )
-        return tf.tensordot(outputs, weights, [[2], [1]]) + bias
-
-    def _set_loss(self, logits):
-        targets = tf.transpose(self.targets)
-        counts = targets >= 0
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            labels=tf.maximum(targets, 0), logits=logits
-        )
-        self.losses = tf.where(counts, losses, tf.zeros_like(losses))
-        count = tf.reduce_sum(tf.cast(counts, tf.float32))
-        self.loss = tf.reduce_sum(self.losses) / tf.maximum(count, 1.0)
-
-    def _regularise(self, flags, dropped):
-        self.objective += awd_lstm_tf.activation_regularization(
-            dropped, flags.alpha, time_major=True
-        )
-        self.objective += awd_lstm_tf.temporal_activation_regularization(
-            self.outputs, flags.beta, time_major=True
-        )
-
-
-# The command line.
-
-
-def number(convert, rule, fits):
-    """An argparse type: `convert(text)`, refused unless it `fits`."""
-
-    def parse(text):
-        value = convert(text)
-        if not fits(value):
-            raise argparse.ArgumentTypeError(f"must be {rule}, got {text}.")
-        return value
-
-    parse.__name__ = convert.__name__  # argparse says "invalid int value"
-    return parse
-
-
-def positive(convert):
-    """An argparse type for numbers greater than zero."""
-    return number(convert, "greater than 0", lambda x: 0 < x < float("inf"))
-
-
-def at_least_zero(convert):
-    """An argparse type for numbers that are not negative."""
-    return number(convert, "at least 0", lambda x: 0 <= x < float("inf"))
-
-
-seed = number(int, "in [0, 2**32)", lambda x: 0 <= x < 2**32)
-keep_rate = number(float, "in (0, 1]", lambda x: 0.0 < x <= 1.0)
-share = number(float, "in [0, 1]", lambda x: 0.0 <= x <= 1.0)
-
-
-def parse_flags(argv=None):
-    """Settings from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    outputs = locked_dropout(raw, recipe["output_keep"])
+    logits = tf.tensordot(outputs, embedding, [[2], [1]]) + bias  # tied weights
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=window[..., 1], logits=logits
     )
-    add_run_flags(parser.add_argument_group("the run").add_argument)
-    add_model_flags(parser.add_argument_group("the model").add_argument)
-    add_recipe_flags(parser.add_argument_group("the recipe").add_argument)
-    add_end_flags(parser.add_argument_group("at the end").add_argument)
-    config = parser.parse_known_args(argv)[0].config
-    parser.set_defaults(**configurations.CONFIGURATIONS[config])
-    flags = parser.parse_args(argv)
-    if flags.fine_tune and flags.optimizer != "nt_asgd":
-        parser.error(
-            "argument --fine-tune: needs --optimizer nt_asgd, got "
-            f"{flags.optimizer}."
-        )
-    if flags.fine_tune and flags.patience:
-        parser.error(
-            "argument --patience: must be 0 with --fine-tune, which begins "
-            f"after the last epoch, got {flags.patience}."
-        )
-    configurations.leave_out(flags, flags.without)
-    return flags
+    penalty = awd_lstm_tf.activation_regularization(outputs, recipe["alpha"])
+    penalty += awd_lstm_tf.temporal_activation_regularization(
+        raw, recipe["beta"], time_major=True
+    )
+    return lstm, logits, losses, penalty, [c.assign(new_c), h.assign(new_h)]
 
 
-def add_run_flags(add):
-    """Flags that say what is read and written."""
-    add(
-        "--config",
-        choices=sorted(configurations.CONFIGURATIONS),
-        default="small",
-        help="named settings, see configurations.py; the defaults of others",
+def make_training(pairs, words, recipe, epochs):
+    """The op that trains on the next window, and the windows of an epoch."""
+    step, length = tf.train.get_or_create_global_step(), len(pairs) // ROWS
+    windows = length // STEPS - 1
+    pairs = pairs[: ROWS * length].reshape([ROWS, length, 2]).swapaxes(0, 1)
+    number, epoch = step % windows, step // windows
+    start = number * STEPS + 13 * epoch % STEPS  # each epoch cuts elsewhere
+    window = tf.slice(pairs, tf.stack([start, 0, 0]), [STEPS, ROWS, 2])
+    lstm, _, losses, penalty, carry = network(
+        window, number, words, recipe, True
     )
-    add(
-        "--data",
-        metavar="PATH",
-        help="a text file (its last 10%% is held out), or a folder with "
-        "train.txt, valid.txt and test.txt; without it, the documentation that "
-        "comes with Python",
-    )
-    add("--level", choices=("word", "char"), help="of tokens")
-    add(
-        "--out",
-        metavar="DIR",
-        type=os.path.normpath,
-        default="runs/language_model",
-        help="where everything is written; an earlier run there is renamed",
-    )
-    add(
-        "--resume",
-        action="store_true",
-        help="go on with the run in --out; give the other flags as before",
-    )
-    add(
-        "--models",
-        nargs="+",
-        choices=sorted(TITLES),
-        default=sorted(TITLES),
-        help="what to train, one after the other",
-    )
-    add(
-        "--save-seconds",
-        type=positive(float),
-        default=60.0,
-        help="longest time between checkpoints",
-    )
-    add(
-        "--threads",
-        type=at_least_zero(int),
-        default=0,
-        help="of TensorFlow; 0 lets it choose",
-    )
+    loss = tf.reduce_mean(losses)
+    rise = tf.minimum(tf.cast(step + 1, tf.float32) / WARM_UP, 1.0)
+    fall = tf.train.cosine_decay(LEARNING_RATE, step, epochs * windows)
+    optimizer = tf.train.AdamOptimizer(rise * fall)
+    gradients, weights = zip(*optimizer.compute_gradients(loss + penalty))
+    # Dense: the norm of sparse ones would count repeated words apart.
+    gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    gradients, _ = tf.clip_by_global_norm(gradients, CLIP_NORM)
+    update = optimizer.apply_gradients(zip(gradients, weights), step)
+    tf.summary.scalar("train_loss", loss)
+    awd_lstm_tf.mask_summaries(lstm)
+    return tf.group(update, *carry), windows
 
 
-def add_model_flags(add):
-    """Flags of the network and its training, of both models."""
-    add("--embedding", type=positive(int), help="depth of the input vectors")
-    add("--units", type=positive(int), help="of each layer")
-    add("--layers", type=positive(int), help="of LSTM")
-    add("--batch-size", type=positive(int), help="rows of text")
-    add(
-        "--steps",
-        type=positive(int),
-        help="tokens of a row to propagate back through",
-    )
-    add("--epochs", type=positive(int), help="passes over the text")
-    add(
-        "--patience",
-        type=at_least_zero(int),
-        default=0,
-        metavar="EPOCHS",
-        help="stop after so many epochs without a new best; 0: never",
-    )
-    add(
-        "--optimizer",
-        choices=("adam", "nt_asgd"),
-        help="adam: a cosine from the learning rate to 0, after a short rise; "
-        "nt_asgd: a constant rate, and averages once validation stalls",
-    )
-    add("--learning-rate", type=positive(float), help="the highest")
-    add(
-        "--nonmono",
-        type=positive(int),
-        default=5,
-        help="of NT-ASGD: epochs that may go without improving",
-    )
-    add("--clip-norm", type=positive(float), help="of the gradient, at most")
-    add("--seed", type=seed, default=1, help="of initial weights and masks")
+def write(read, pairs, words):
+    """A hundred words that go on from a text."""
+    random, written = np.random.RandomState(1), []
+    for i in range(100):
+        p = read(i, pairs)[1]
+        p[0] = 0.0  # <unk>
+        pairs = random.choice(len(p), (1, 2), p=p / p.sum())
+        written.append(words[pairs[0, 0]])
+    return " ".join(written).replace("<eos>", "\n\n")
 
 
-def add_recipe_flags(add):
-    """Flags of the regularisers, which the plain model does without."""
-    add(
-        "--without",
-        nargs="+",
-        choices=sorted(configurations.PARTS),
-        default=[],
-        metavar="PART",
-        help="leave out: " + ", ".join(sorted(configurations.PARTS)),
-    )
-    for name, what in (
-        ("weight", "weights of the LSTM layers"),
-        ("input", "embedded inputs"),
-        ("hidden", "what one layer gives the next"),
-        ("output", "outputs of the last layer"),
-        ("embedding", "words, whole rows of the embedding"),
-    ):
-        add(f"--{name}-keep", type=keep_rate, help=f"share kept of {what}")
-    add(
-        "--whole-kernel",
-        action="store_true",
-        help="drop the inputs' weights too; without it the hidden-to-hidden "
-        "weights alone, as in the paper",
-    )
-    add("--alpha", type=at_least_zero(float), help="weight of AR")
-    add("--beta", type=at_least_zero(float), help="weight of TAR")
-    add("--weight-decay", type=at_least_zero(float), help="L2 on all weights")
-    add(
-        "--variable-bptt",
-        action="store_true",
-        help="windows of varying length, the learning rate in proportion",
-    )
-    add(
-        "--weight-tying",
-        action="store_true",
-        help="the softmax's weights are the embedding; the last layer is as "
-        "deep as that",
-    )
+def train(title, recipe, flags, train_pairs, held_out, words):
+    """Trains to the end; returns perplexity by epoch, and a text."""
+    tf.set_random_seed(flags.seed)
+    train_op, windows = make_training(train_pairs, words, recipe, flags.epochs)
+    start, window = (tf.placeholder("int32", x) for x in ([], [None, 1, 2]))
+    _, logits, losses, _, carry = network(window, start, words, recipe, False)
+    p = tf.nn.softmax(logits[-1, 0] / 0.8)  # a little bolder than learnt
+    reading = tf.reduce_sum(losses), p, carry
+    # The held-out losses are a variable, so that checkpoints have them.
+    zeros = tf.zeros([flags.epochs + 1])
+    curve = tf.Variable(zeros, trainable=False, name="curve")
+    step, loss = tf.train.get_global_step(), tf.placeholder("float", [])
+    note = tf.scatter_update(curve, step // windows, loss)
+    tf.summary.scalar("held_out_loss", curve[step // windows])
+    # Named after all that matters, so that no other training goes on there.
+    settings = repr([recipe, UNITS, vars(flags), words]).encode("utf-8")
+    with tf.train.MonitoredTrainingSession(
+        checkpoint_dir=f"{flags.out}/{title}-{zlib.crc32(settings):08x}",
+        save_checkpoint_secs=60,
+        save_summaries_steps=20,
+        log_step_count_steps=None,
+    ) as session:
+
+        def read(begin, pairs):
+            return session.run(reading, {window: pairs[:, None], start: begin})
+
+        begin, end = session.run(step), flags.epochs * windows
+        starts = range(0, len(held_out), READ_STEPS)
+        with tqdm.tqdm(desc=title, initial=begin, total=end) as bar:
+            for number in range(begin, end + 1):
+                if number % windows == 0:
+                    losses = [
+                        read(i, held_out[i : i + READ_STEPS])[0] for i in starts
+                    ]
+                    mean = sum(losses) / len(held_out)
+                    session.run(note, {loss: mean})
+                    bar.set_postfix_str(f"held out {np.exp(mean):.1f}")
+                if number < end:
+                    session.run(train_op)
+                    bar.update()
+        return np.exp(session.run(curve)), write(read, held_out[:1000], words)
 
 
-def add_end_flags(add):
-    """Flags of what comes after training."""
-    add(
-        "--fine-tune",
-        type=at_least_zero(int),
-        default=0,
-        metavar="EPOCHS",
-        help="at most so many, restarting NT-ASGD from its averages, until "
-        "validation stalls",
-    )
-    add(
-        "--cache",
-        type=at_least_zero(int),
-        default=0,
-        metavar="TOKENS",
-        help="evaluate with a cache pointer over so many past tokens, too",
-    )
-    add(
-        "--cache-theta",
-        type=at_least_zero(float),
-        default=0.66,
-        help="how much closer states count for more in the cache",
-    )
-    add(
-        "--cache-share",
-        type=share,
-        default=0.13,
-        help="of the cache in the prediction",
-    )
-    add(
-        "--sample",
-        type=positive(int),
-        default=100,
-        metavar="TOKENS",
-        help="length of the text written at the end",
-    )
+def draw(path, curves):
+    from matplotlib.figure import Figure
 
-
-def make_trainer(kind, flags, corpus):
-    """A trainer of one kind of model, with a folder of its own in `--out`."""
-    flags = argparse.Namespace(**vars(flags))
-    if kind == "plain":
-        # Weight tying and windows are how the network is made and fed, which
-        # both share.
-        configurations.leave_out(
-            flags, set(configurations.PARTS) - {"weight_tying", "variable_bptt"}
-        )
-    build_model = functools.partial(
-        LanguageModel, flags, len(corpus.vocabulary)
-    )
-    folder = os.path.join(flags.out, kind)
-    return trainer.Trainer(build_model, flags, corpus, folder)
-
-
-def run(flags):
-    """Trains the models and shows what came of it."""
-    corpus = text_data.load_corpus(flags.data, flags.level)
-    text_data.check_length(corpus, flags.batch_size, flags.steps)
-    run_folder.prepare(flags, corpus)
-    print(
-        f"{len(corpus.train)} {flags.level}s to train on, "
-        f"{len(corpus.valid)} held out, {len(corpus.vocabulary)} different"
-    )
-    finished = {}
-    for kind in flags.models:
-        training = make_trainer(kind, flags, corpus)
-        training.train(TITLES[kind])
-        training.restore(training.progress["best"]["checkpoint"])
-        tokens = [corpus.vocabulary[i] for i in training.sample(flags.sample)]
-        text = text_data.to_text(tokens, flags.level)
-        print(f"\n--- sampled from {TITLES[kind]} ---\n{text}\n")
-        finished[TITLES[kind]] = training
-    report(flags, finished)
-
-
-def report(flags, finished):
-    """The held-out figures and the picture's path."""
-    print(
-        f"\nHeld-out loss in nats per {flags.level}, and perplexity, at the "
-        "best epoch:"
-    )
-    for title, training in finished.items():
-        best = training.progress["best"]
-        print(
-            f"  {title:12}{figures(best['held_out'])}  (epoch {best['epoch']} "
-            f"of {len(training.progress['curve'])}, {training.weights} weights)"
-        )
-        for what, loss in further_losses(flags, training):
-            print(f"  {what:12}{figures(loss)}")
-    picture = os.path.join(flags.out, "curves.png")
-    progress = {title: finished[title].progress for title in finished}
-    run_folder.draw_curves(picture, progress, flags.level)
-    print("Curves:", picture)
-
-
-def further_losses(flags, training):
-    """Yields what else is evaluated at the end, and the loss."""
-    _, valid, test, _ = training.corpus
-    if flags.cache:
-        yield "with cache", training.evaluate_with_cache(valid)
-    if len(test) > 1:  # a folder has one
-        yield "test part", training.evaluate(test)
-        if flags.cache:
-            yield "with cache", training.evaluate_with_cache(test)
-
-
-def figures(loss):
-    """A loss, and the perplexity it is."""
-    return f"{loss:8.4f}{text_data.perplexity(loss):10.2f}"
+    axes = Figure().subplots()
+    for title, curve in curves.items():
+        axes.semilogy(curve, label=title)
+        axes.plot(np.argmin(curve), min(curve), "ko")
+    axes.set(xlabel="epoch", ylabel="perplexity of held-out text")
+    axes.legend()
+    axes.figure.savefig(path, dpi=120)
 
 
 def main(argv=None):
-    """Returns the exit code: 2 when the user can mend what went wrong."""
-    tf.logging.set_verbosity(tf.logging.ERROR)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # what the CPU has
-    flags = parse_flags(argv)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", help="a text file; none: Python's manual")
+    parser.add_argument("--out", default="runs/language_model", help="folder")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--seed", type=int, default=1)
+    flags, curves = parser.parse_args(argv), {}
+    if flags.epochs < 1:
+        parser.error(f"argument --epochs: must be at least 1: {flags.epochs}")
     try:
-        run(flags)
-    except (run_folder.RunError, text_data.DataError) as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    except trainer.DivergedError as error:
-        print("error:", error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "Interrupted. The same command with --resume goes on from here.",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+        corpus = load(flags.data)
+    except (OSError, ValueError) as error:
+        parser.error(f"argument --data: must be a UTF-8 text: {error}")
+    for title, recipe in MODELS.items():
+        with tf.Graph().as_default():
+            curves[title], text = train(title, recipe, flags, *corpus)
+        encoding = sys.stdout.encoding or "ascii"  # may lack some letters
+        text = text.encode(encoding, "replace").decode(encoding)
+        print(f"\n--- written by the {title} ---\n{text}\n", flush=True)
+    path = os.path.join(flags.out, "curves.png")
+    draw(path, curves)
+    print("Perplexity of the held-out text, at the best epoch:")
+    for title, curve in curves.items():
+        print(f"  {title:9} {min(curve):6.2f}  (epoch {np.argmin(curve)})")
+    print("Curves:", path)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    main()

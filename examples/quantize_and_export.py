@@ -25,6 +25,7 @@ to call when, `export` for what `awd_lstm_tf.tflite.convert` needs, and
 """
 
 import argparse
+import collections
 import json
 import os
 import subprocess
@@ -34,7 +35,7 @@ import tempfile
 import numpy as np
 import run_tflite
 import tensorflow as tf
-import text_data
+from language_model import read_text
 
 import awd_lstm_tf
 import awd_lstm_tf.tflite
@@ -151,10 +152,25 @@ def zero_state(model):
     }
 
 
-def train(flags, corpus, is_quant, checkpoint):
+def load(flags):
+    """Ids to train on, ids held out, and the number of different characters."""
+    try:
+        text = read_text(flags.data)
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(f"error: `--data` must be a UTF-8 text: {error}")
+    cut = int(0.9 * len(text))
+    if cut <= flags.batch_size * flags.window:
+        sys.exit(f"error: `--data` is too short, {len(text)} characters.")
+    counts = collections.Counter(text[:cut])
+    common = sorted(counts, key=lambda x: (-counts[x], x))
+    ids = {character: i for i, character in enumerate(common, 1)}
+    ids = np.array([ids.get(x, 0) for x in text], np.int32)
+    return ids[:cut], ids[cut:], len(common) + 1
+
+
+def train(flags, ids, characters, is_quant, checkpoint):
     """Trains on random windows of the text, and saves."""
     shape = (flags.batch_size, flags.window)
-    characters = len(corpus.vocabulary)
     model = CharacterModel(flags, characters, shape, is_quant, is_train=True)
     random = np.random.RandomState(flags.seed)
     with model.session(flags.threads) as session:
@@ -162,10 +178,10 @@ def train(flags, corpus, is_quant, checkpoint):
             session.run(tf.global_variables_initializer())
         for step in range(flags.steps):
             starts = random.randint(
-                0, len(corpus.train) - flags.window, flags.batch_size
+                0, len(ids) - flags.window, flags.batch_size
             )
             spans = starts[:, None] + np.arange(flags.window + 1)
-            text = corpus.train[np.minimum(spans, len(corpus.train) - 1)]
+            text = ids[np.minimum(spans, len(ids) - 1)]
             feed = {model.ids: text[:, :-1], model.targets: text[:, 1:]}
             loss, _ = session.run(
                 [model.loss, model.train_op], {**feed, **zero_state(model)}
@@ -352,18 +368,16 @@ def run_everywhere(flags, name, content, ids):
 
 def run(flags):
     """Trains, exports, compares; returns what it prints, as a dict."""
-    corpus = text_data.load_corpus(flags.data, level="char")
-    text_data.check_length(corpus, flags.batch_size, flags.window)
-    characters = len(corpus.vocabulary)
+    train_ids, held_out, characters = load(flags)
     os.makedirs(flags.out, exist_ok=True)
     paths = {
         name: os.path.join(flags.out, name) for name in ("float", "quantized")
     }
     for name, path in paths.items():
         print(f"Training, {name}:", flush=True)
-        train(flags, corpus, name == "quantized", path)
+        train(flags, train_ids, characters, name == "quantized", path)
 
-    ids = corpus.valid[: flags.held_out + 1]
+    ids = held_out[: flags.held_out + 1]
     ids, targets = ids[:-1], ids[1:]
     reals = evaluate(flags, characters, ids, False, paths["float"])
     rounded = evaluate(flags, characters, ids, True, paths["quantized"])
@@ -471,10 +485,7 @@ def parse(arguments=None):
 
 
 def main(arguments=None):
-    try:
-        report(run(parse(arguments)))
-    except text_data.DataError as error:
-        sys.exit(str(error))
+    report(run(parse(arguments)))
 
 
 if __name__ == "__main__":

@@ -98,11 +98,17 @@ def examples(request):
     return pathlib.Path(request.config.getoption("--examples"))
 
 
+@pytest.fixture(scope="session")
+def benchmarks(examples):
+    """The folder of the benchmarks, beside that of the examples."""
+    return examples.parent / "benchmarks"
+
+
 @pytest.fixture(scope="module")
-def example(examples):
+def example(examples, benchmarks):
     """Imports a module of the examples, or of the benchmarks, by its name."""
     before = list(sys.path)
-    sys.path[:0] = [str(examples), str(examples.parent / "benchmarks")]
+    sys.path[:0] = [str(examples), str(benchmarks)]
     yield importlib.import_module
     sys.path[:] = before
 
@@ -143,12 +149,12 @@ def control_flow_v2():
     tf.compat.v1.disable_control_flow_v2()
 
 
-# Runs of examples/language_model.py.
+# Runs of benchmarks/train.py.
 
 
 @pytest.fixture(scope="module")
-def language_model(example):
-    return example("language_model")
+def train(example):
+    return example("train")
 
 
 @pytest.fixture(scope="module")
@@ -165,15 +171,15 @@ def text_file(tmp_path, text_data):
 
 
 @pytest.fixture
-def start_run(language_model, example, text_data, text_file, tmp_path):
+def start_run(train, example, text_data, text_file, tmp_path):
     """Starts a run of one model as `main` does; returns the trainer."""
 
     def start(kind, *more):
-        flags = language_model.parse_flags(
+        flags = train.parse_flags(
             [f"--data={text_file}", f"--out={tmp_path / 'out'}", *TINY, *more]
         )
         corpus = text_data.load_corpus(flags.data, flags.level)
         example("run_folder").prepare(flags, corpus)
-        return language_model.make_trainer(kind, flags, corpus)
+        return train.make_trainer(kind, flags, corpus)
 
     return start

@@ -1,4 +1,4 @@
-"""examples/cache_pointer.py against the formulas of the paper."""
+"""benchmarks/cache_pointer.py against the formulas of the paper."""
 
 import numpy as np
 import pytest

@@ -1,419 +1,191 @@
-"""examples/language_model.py at tiny size: whole runs, parts, errors."""
+"""examples/language_model.py at tiny size: whole runs, resuming, errors."""
 
+import glob
+import io
 import re
+import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from tiny_runs import TINY, read, write, write_folder
+import tensorflow
 
-# A whole run.
+tf = getattr(tensorflow.compat, "v1", tensorflow)
 
 
-def test_trains_both_models_and_reports(
-    language_model, text_file, tmp_path, capsys
-):
-    out = tmp_path / "out"
-    code = language_model.main(
-        [f"--data={text_file}", f"--out={out}", "--cache=50"] + TINY
-    )
-    printed = capsys.readouterr().out
-    assert code == 0
-    assert "--- sampled from LSTM ---" in printed
-    assert "--- sampled from AWD-LSTM ---" in printed
-    *_, heading, plain, cache, recipe, _, curves = printed.splitlines()
-    assert heading == (
-        "Held-out loss in nats per word, and perplexity, at the best epoch:"
-    )
-    for line, title, folder in (
-        (plain, "LSTM", "plain"),
-        (recipe, "AWD-LSTM", "recipe"),
-    ):
-        progress = read(out / folder / "progress.json")
-        losses = [point["held_out"] for point in progress["curve"]]
-        assert len(losses) == 2
-        assert min(losses) == progress["best"]["held_out"]
-        assert line.split()[:3] == [
+@pytest.fixture
+def language_model(example, monkeypatch):
+    module = example("language_model")
+    for name, value in (("UNITS", 8), ("ROWS", 4), ("STEPS", 10)):
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+@pytest.fixture
+def run(language_model, text_file, tmp_path, capsys):
+    """Runs the program; returns the last lines that it printed."""
+
+    def run(*more, out="out"):
+        argv = [f"--data={text_file}", f"--out={tmp_path / out}"]
+        language_model.main([*argv, "--epochs=3", *more])
+        run.printed, run.bars = capsys.readouterr()
+        return run.printed.splitlines()[-4:]
+
+    return run
+
+
+def checkpoint_of(title, folder):
+    (found,) = glob.glob(str(folder / f"{title}-*"))
+    reader = tf.train.load_checkpoint(found)
+    shapes = reader.get_variable_to_shape_map()
+    return {name: reader.get_tensor(name) for name in shapes}
+
+
+def test_is_one_short_file(examples):
+    lines = (examples / "language_model.py").read_text("utf-8").splitlines()
+    assert len(lines) <= 250
+
+
+def test_a_run(language_model, run, text_file, tmp_path):
+    heading, plain, recipe, picture = run()
+    assert heading == "Perplexity of the held-out text, at the best epoch:"
+    assert picture == f"Curves: {tmp_path / 'out/curves.png'}"
+    png = (tmp_path / "out/curves.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    words = len(language_model.load(str(text_file))[2])
+    for title, line in (("LSTM", plain), ("AWD-LSTM", recipe)):
+        curve = checkpoint_of(title, tmp_path / "out")["curve"]
+        assert len(curve) == 4
+        assert abs(curve[0] - np.log(words)) < 0.1
+        assert np.all(np.diff(curve) < 0)
+        assert line.split() == [
             title,
-            f"{min(losses):.4f}",
-            f"{np.exp(min(losses)):.2f}",
+            f"{np.exp(curve[3]):.2f}",
+            "(epoch",
+            "3)",
         ]
-    # Text repeats itself: the cache finds it, whatever the model has learnt.
-    assert float(cache.split()[2]) < float(plain.split()[1])
-    assert curves == f"Curves: {out / 'curves.png'}"
-    assert (out / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    bars = re.findall(r"(\S*LSTM): 100%", run.bars)
+    assert set(bars) == {"LSTM", "AWD-LSTM"}
 
 
-@pytest.fixture(scope="module")
-def folder_run(language_model, tmp_path_factory):
-    """A run on the characters of a folder laid out as PTB: one line's worth."""
-    path = tmp_path_factory.mktemp("folder_run")
-    write_folder(path / "data")
-    code = language_model.main(
-        [f"--data={path / 'data'}", f"--out={path / 'out'}", "--level=char"]
-        + TINY
-        + "--models recipe --epochs=6 --learning-rate=0.03 --units=32".split()
-        + "--embedding=32 --weight-keep=0.7".split()
-    )
-    assert code == 0
-    return path / "out/recipe"
-
-
-def test_learns_the_characters_of_a_folder(folder_run):
-    # One sentence again and again: hardly anything is left to guess.
-    assert read(folder_run / "progress.json")["best"]["held_out"] < 0.4
-
-
-def test_summaries_show_the_mask(folder_run):
-    (events,) = folder_run.glob("events.*")
-    scalars = {
-        value.tag: value.simple_value
-        for event in tf.train.summary_iterator(str(events))
-        for value in event.summary.value
-    }
-    (kept,) = (scalars[tag] for tag in scalars if "kept_fraction" in tag)
-    (changed,) = (scalars[tag] for tag in scalars if "changed" in tag)
-    assert abs(kept - 0.7) < 0.05
-    assert changed == 1.0
-    assert {
+def test_summaries(run, tmp_path):
+    run()
+    (path,) = glob.glob(str(tmp_path / "out/AWD-LSTM-*/events.*"))
+    events = tf.train.summary_iterator(path)
+    values = [x for event in events for x in event.summary.value]
+    kept = [x.simple_value for x in values if "kept_fraction" in x.tag]
+    assert abs(np.mean(kept) - 0.5) < 0.1
+    assert {x.tag for x in values} == {
         "train_loss",
-        "gradient_norm",
-        "learning_rate",
-        "loss/train",
-        "loss/held_out",
-    } <= set(scalars)
+        "held_out_loss",
+        "lstm_mask/kept_fraction",
+        "lstm_mask/changed",
+    }
 
 
-@pytest.mark.parametrize("config", ["ptb", "wikitext-2", "shakespeare"])
-def test_configurations_train(config, language_model, text_data, tmp_path):
-    data = tmp_path / "data"
-    write_folder(data)
-    argv = [f"--data={data}", f"--out={tmp_path / 'out'}", "--config", config]
-    # At the paper's learning rate of 30, so small a network does not settle.
-    argv += [*TINY, "--models=recipe", "--epochs=4"]
-    argv += ["--learning-rate", "0.01" if config == "shakespeare" else "2"]
-    assert language_model.main(argv) == 0
-    progress = read(tmp_path / "out/recipe/progress.json")
-    level = language_model.parse_flags(argv).level
-    vocabulary = text_data.load_corpus(str(data), level).vocabulary
-    # Below that of knowing nothing.
-    assert progress["best"]["held_out"] < np.log(len(vocabulary))
-
-
-def test_configurations_of_the_paper(example):
-    """Section 5 of arXiv 1708.02182, where rates are those of dropping."""
-    configurations = example("configurations").CONFIGURATIONS
-    ptb, wikitext = configurations["ptb"], configurations["wikitext-2"]
-    parts = "weight input hidden output embedding".split()
-    rates = [round(1 - ptb[f"{part}_keep"], 3) for part in parts]
-    assert rates == [0.5, 0.4, 0.3, 0.4, 0.1]
-    sizes = "layers units embedding batch_size steps epochs".split()
-    assert [ptb[name] for name in sizes] == [3, 1150, 400, 40, 70, 750]
-    assert (ptb["alpha"], ptb["beta"]) == (2, 1)
-    assert (ptb["learning_rate"], ptb["clip_norm"]) == (30, 0.25)
-    differing = {name: wikitext[name] for name in ptb}
-    differing = dict(differing.items() - ptb.items())
-    assert differing == {"batch_size": 80, "input_keep": 0.35}
-
-
-def test_a_folder_has_a_test_part(language_model, tmp_path, capsys):
-    """Which is evaluated at the end, with the cache as well."""
-    write_folder(tmp_path / "data")
-    (tmp_path / "data" / "test.txt").write_text(" another one \n" * 10)
-    argv = [f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'out'}"]
-    argv += ["--models=plain", "--cache=20", "--learning-rate=0.02"]
-    assert language_model.main(argv + TINY) == 0
-    *_, valid, _, test, cache, _ = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[1].strip() for line in (valid, test, cache)] == [
-        "LSTM",
-        "test part",
-        "with cache",
-    ]
-    valid, test, cache = (
-        float(line[14:].split()[0]) for line in (valid, test, cache)
-    )
-    assert cache < test != valid
-
-
-def test_configurations_are_complete(example):
-    configurations = example("configurations")
-    names = {frozenset(c) for c in configurations.CONFIGURATIONS.values()}
-    assert len(names) == 1
-    settings = {name for part in configurations.PARTS.values() for name in part}
-    assert settings < names.pop()
-
-
-# Parts.
-
-
-def masks_and_penalties(trainer):
-    """Name scopes of what regularises, but for those of its gradients."""
-    scopes = set()
-    for op in trainer.session.graph.get_operations():
-        # A penalty of no weight leaves a scope, but squares nothing.
-        penalty = "activation_regularization/Square" in op.name
-        if (penalty or "_draw/" in op.name) and "gradients" not in op.name:
-            scopes.add(op.name.split("_draw/")[0])
-    return scopes
-
-
-def test_without_its_parts_the_recipe_is_plain(start_run, example, tmp_path):
-    parts = set(example("configurations").PARTS) - {"weight_tying"}
-    curves = []
-    for kind, more in (("plain", []), ("recipe", ["--without", *parts])):
-        trainer = start_run(kind, f"--out={tmp_path / kind}", *more)
-        assert not masks_and_penalties(trainer)
-        trainer.train("training")
-        curves.append(
-            [(x["train"], x["held_out"]) for x in trainer.progress["curve"]]
-        )
-    assert curves[0] == curves[1]
-
-
-@pytest.mark.parametrize(
-    "part, ops",
-    [
-        ("weight_drop", 1),
-        ("locked_dropout", 2),
-        ("embedding_dropout", 1),
-        ("ar", 1),
-        ("tar", 1),
-    ],
-)
-def test_leaves_one_part_out(part, ops, start_run, tmp_path):
-    everything = start_run("recipe", f"--out={tmp_path / 'all'}")
-    rest = start_run("recipe", "--without", part)
-    missing = masks_and_penalties(everything) - masks_and_penalties(rest)
-    assert len(missing) == ops
-
-
-def test_the_earlier_run_is_kept(
-    language_model, example, text_data, text_file, tmp_path, capsys
+def test_goes_on_where_it_was_broken_off(
+    language_model, run, tmp_path, monkeypatch
 ):
-    out = tmp_path / "out"
-    corpus = text_data.load_corpus(str(text_file))
-    for number in range(3):
-        flags = language_model.parse_flags(
-            [f"--data={text_file}", f"--out={out}{'/' * number}"]
-        )
-        example("run_folder").prepare(flags, corpus)
-        (out / "plain").mkdir()
-        (out / "plain" / "made_by").write_text(str(number))
-    assert capsys.readouterr().out.splitlines() == [
-        f"The earlier run is kept in {out}.1",
-        f"The earlier run is kept in {out}.2",
-    ]
-    for folder, number in (("out.1", "0"), ("out.2", "1"), ("out", "2")):
-        made_by = tmp_path / folder / "plain" / "made_by"
-        assert made_by.read_text() == number
+    """And the LSTM, which draws nothing, ends with the same weights."""
+    make_session = tf.train.MonitoredTrainingSession
+    update, done = language_model.tqdm.tqdm.update, []
+
+    def interrupted(bar):
+        done.append(bar.n)
+        if len(done) == 20:
+            raise KeyboardInterrupt
+        update(bar)
+
+    def make(**arguments):
+        arguments.update(save_checkpoint_secs=None, save_checkpoint_steps=7)
+        return make_session(**arguments)
+
+    monkeypatch.setattr(tf.train, "MonitoredTrainingSession", make)
+    monkeypatch.setattr(language_model.tqdm.tqdm, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    broken = run()
+    assert 10 < done[20] < 19  # the last checkpoint's
+    whole = run(out="whole")
+    assert broken[1] == whole[1]
+    ours, theirs = (
+        checkpoint_of("LSTM", tmp_path / out) for out in ("out", "whole")
+    )
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], name)
+    steps = len(done)
+    assert run() == broken  # all is done
+    assert len(done) == steps
+    run("--seed=2")  # another training
+    assert len(done) > steps
 
 
-# Errors.
+def test_the_loss_is_that_of_numpy(language_model, run, text_file, tmp_path):
+    run()
+    _, pairs, _ = language_model.load(str(text_file))
+    of = checkpoint_of("AWD-LSTM", tmp_path / "out")
+    c = h = np.zeros(8)
+    losses = []
+    for word, following in pairs:
+        inputs = np.concatenate([of["model/embedding"][word], h])
+        gates = inputs @ of["model/lstm/kernel"] + of["model/lstm/bias"]
+        i, j, f, o = np.split(gates, 4)
+        i, f, o = (1 / (1 + np.exp(-x)) for x in (i, f + 1, o))
+        c = f * c + i * np.tanh(j)
+        h = o * np.tanh(c)
+        p = np.exp(of["model/embedding"] @ h + of["model/bias"])
+        losses.append(-np.log(p[following] / p.sum()))
+    np.testing.assert_allclose(of["curve"][-1], np.mean(losses), rtol=1e-5)
 
 
-def one_error(code, capsys):
-    """The one line on standard error."""
-    (line,) = capsys.readouterr().err.splitlines()
-    assert code == 2
-    assert line.startswith("error: ")
-    return line[len("error: ") :]
+def test_reads_what_the_trainer_reads(language_model, text_data):
+    (train, held_out, words), corpus = (
+        language_model.load(None),
+        text_data.load_corpus(),
+    )
+    assert words == corpus.vocabulary
+    np.testing.assert_array_equal(train[:, 0], corpus.train[:-1])
+    np.testing.assert_array_equal(train[:, 1], corpus.train[1:])
+    np.testing.assert_array_equal(held_out[:, 1], corpus.valid[1:])
+
+
+def test_prints_on_a_terminal_without_the_letters(
+    language_model, text_file, tmp_path, monkeypatch
+):
+    def train(*arguments):
+        return np.array([2.0, 1.0]), "l\u2019\u00e9t\u00e9"
+
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(language_model, "train", train)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    language_model.main([f"--data={text_file}", f"--out={tmp_path}"])
+    assert b"\nl??t?\n" in terminal.buffer.getvalue()
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "`--data` must hold some text, got {path}, empty."),
-        (b" \n", "`--data` must hold some text, got {path}, empty."),
-        (
-            b"\x89PNG\r\n\x1a\n",
-            "`--data` must be UTF-8 text, got {path} with the byte 0x89 in it.",
-        ),
-        (b"a\0b", "`--data` must be text, got {path} with NUL bytes."),
-        (
-            b"far too short",
-            "`--data` is too short for one window: the train part needs 41 "
-            "tokens, got 2. Use a longer text, or a smaller `--batch-size` or "
-            "`--steps`.",
-        ),
-        (
-            b" ".join(b"%d" % i for i in range(99)),
-            "`--data` must repeat some of its tokens, got a text where none "
-            "comes twice. Use another text, or `--level char`.",
-        ),
-        (
-            b"word " * 2,
-            "`--data` is too short for one window: the train part needs 41 "
-            "tokens, got 1. Use a longer text, or a smaller `--batch-size` or "
-            "`--steps`.",
-        ),
+        (None, "No such file"),
+        (b"\x89PNG", "can't decode byte 0x89"),
+        (b"", "too short, 0 words"),
+        (b"far too short", "too short, 3 words"),
+        (b" ".join(b"%d" % i for i in range(999)), "too short, 999 words"),
     ],
 )
 def test_refuses_a_useless_file(
     content, message, language_model, tmp_path, capsys
 ):
-    path = write(tmp_path / "file", content)
-    out = tmp_path / "out"
-    code = language_model.main([f"--data={path}", f"--out={out}"] + TINY)
-    assert one_error(code, capsys) == message.format(path=path)
-    assert not out.exists()
-
-
-def test_refuses_a_path_that_does_not_exist(language_model, tmp_path, capsys):
-    path = tmp_path / "nowhere.txt"
-    code = language_model.main([f"--data={path}", f"--out={tmp_path / 'out'}"])
-    assert one_error(code, capsys) == f"`--data` must exist, got {path}."
-
-
-def test_refuses_a_folder_without_the_three_files(
-    language_model, tmp_path, capsys
-):
-    text_folder = tmp_path / "data"
-    write_folder(text_folder)
-    (text_folder / "valid.txt").unlink()
-    code = language_model.main(
-        [f"--data={text_folder}", f"--out={tmp_path / 'out'}"]
-    )
-    assert one_error(code, capsys) == (
-        "`--data` must be a text file or a folder with train.txt, valid.txt "
-        "and test.txt (or ptb.train.txt, ..., or wiki.train.tokens, ...), got "
-        f"a folder without {text_folder / 'valid.txt'}."
-    )
-
-
-def test_refuses_to_resume_nothing(language_model, text_file, tmp_path, capsys):
-    out = tmp_path / "out"
-    code = language_model.main(
-        [f"--data={text_file}", f"--out={out}", "--resume"] + TINY
-    )
-    assert one_error(code, capsys) == (
-        f"`--resume` needs a run to go on with, got none in {out}. Leave "
-        "`--resume` out to start one."
-    )
-
-
-@pytest.mark.parametrize(
-    "flag, message",
-    [
-        ("--units=16", "`--units` must be 8, as in the run in {out}, got 16."),
-        ("--layers=2", "`--layers` must be 1, as in the run in {out}, got 2."),
-        (
-            "--level=char",
-            "`--level` must be word, as in the run in {out}, got char.",
-        ),
-        (
-            "--data={other}",
-            "`--data` must be the text of the run in {out}, got another text.",
-        ),
-    ],
-)
-def test_refuses_to_resume_a_run_of_other_settings(
-    flag,
-    message,
-    language_model,
-    example,
-    text_data,
-    text_file,
-    tmp_path,
-    capsys,
-):
-    paths = {"out": tmp_path / "out", "other": tmp_path / "other.txt"}
-    paths["other"].write_text(text_file.read_text("utf-8")[9:], "utf-8")
-    argv = [f"--data={text_file}", f"--out={paths['out']}", *TINY]
-    flags = language_model.parse_flags(argv)
-    example("run_folder").prepare(flags, text_data.load_corpus(flags.data))
-    code = language_model.main(argv + ["--resume", flag.format(**paths)])
-    assert one_error(code, capsys) == message.format(**paths)
-
-
-def test_refuses_to_resume_from_a_damaged_checkpoint(
-    language_model, start_run, text_file, tmp_path, capsys
-):
-    start_run("plain")
-    checkpoint = tmp_path / "out/plain/step-0"
-    index = tmp_path / "out/plain/step-0.index"
-    for damage in (lambda: write(index, b"?"), index.unlink):
-        damage()
-        code = language_model.main(
-            [f"--data={text_file}", f"--out={tmp_path / 'out'}", "--resume"]
-            + TINY
-        )
-        assert one_error(code, capsys) == (
-            f"`--resume` needs the checkpoint {checkpoint}, got none that can "
-            "be read. Leave `--resume` out to start anew."
-        )
-
-
-def test_refuses_damaged_settings(language_model, text_file, tmp_path, capsys):
-    settings = write(tmp_path / "settings.json", b'{"units": ')
-    code = language_model.main(
-        [f"--data={text_file}", f"--out={tmp_path}", "--resume"] + TINY
-    )
-    assert one_error(code, capsys) == (
-        f"`--out` must hold a run in good order, got {settings}, which is "
-        "damaged. Move it away to start anew."
-    )
-
-
-def test_refuses_a_folder_of_other_things(
-    language_model, text_file, tmp_path, capsys
-):
-    code = language_model.main([f"--data={text_file}", f"--out={tmp_path}"])
-    assert one_error(code, capsys) == (
-        f"`--out` must be a folder of its own, got {tmp_path}, which holds "
-        "something else."
-    )
-
-
-@pytest.mark.parametrize(
-    "flag, message",
-    [
-        (
-            "--weight-keep=1.5",
-            "--weight-keep: must be in (0, 1], got 1.5.",
-        ),
-        (
-            "--weight-keep=nan",
-            "--weight-keep: must be in (0, 1], got nan.",
-        ),
-        ("--units=0", "--units: must be greater than 0, got 0."),
-        ("--seed=-1", "--seed: must be in [0, 2**32), got -1."),
-        ("--threads=-3", "--threads: must be at least 0, got -3."),
-        ("--units=many", "--units: invalid int value: 'many'"),
-        (
-            "--learning-rate=inf",
-            "--learning-rate: must be greater than 0, got inf.",
-        ),
-        (
-            "--fine-tune=2",
-            "--fine-tune: needs --optimizer nt_asgd, got adam.",
-        ),
-        (
-            "--config=ptb --fine-tune=2 --patience=3",
-            "--patience: must be 0 with --fine-tune, which begins after the "
-            "last epoch, got 3.",
-        ),
-    ],
-)
-def test_refuses_bad_flags(flag, message, language_model, capsys):
+    path = tmp_path / "text"
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(SystemExit) as stop:
-        language_model.main(flag.split())
+        language_model.main([f"--data={path}"])
     assert stop.value.code == 2
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.endswith(f"error: argument {message}")
+    assert "error: argument --data: must be a UTF-8 text" in line
+    assert message in line
 
 
-def test_stops_at_numbers_that_are_not_finite(
-    language_model, text_file, tmp_path, capsys
-):
-    out = tmp_path / "out"
-    argv = [f"--data={text_file}", f"--out={out}", "--models=recipe"]
-    code = language_model.main(argv + TINY + ["--learning-rate=1e30"])
-    *_, line = capsys.readouterr().err.splitlines()
-    assert code == 1
-    # The step and the quantity depend on the version of TensorFlow.
-    assert re.fullmatch(
-        r"error: the (gradient|held-out perplexity) is not finite at step "
-        r"\d+\. Lower `--learning-rate`, got 1e\+30\. The last good "
-        rf"checkpoint is {out}/recipe/(step|epoch)-\d+\.",
-        line,
-    )
+def test_refuses_no_epochs(language_model, capsys):
+    with pytest.raises(SystemExit):
+        language_model.main(["--epochs=-5"])
+    assert "--epochs: must be at least 1" in capsys.readouterr().err

@@ -270,11 +270,6 @@ def test_largest_difference_is_relative_to_the_largest_entry(parity):
     assert parity.largest_difference(ours, ours) == 0.0
 
 
-def test_ratio_of_speeds_is_ours_to_theirs(parity, capsys):
-    parity.print_speed({"tiny": {"TensorFlow": 30.0, "PyTorch": 20.0}})
-    assert "| tiny | 30 | 20 | 1.50 |" in capsys.readouterr().out
-
-
 def test_tokens_per_second_of_the_median_step(parity, monkeypatch, tmp_path):
     class Stepper(object):
         def __init__(self, command):

@@ -1,5 +1,6 @@
 """benchmarks/quality.py: the rows of its table, and how runs are kept."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-README = REPOSITORY / "README.md"
+EVIDENCE = REPOSITORY / "docs" / "evidence.md"
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
 TINY = (
@@ -27,6 +28,7 @@ def argv(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("".join(np.random.choice(list("ab c"), 900)))
     return [
+        "ablation",
         f"--data={path}",
         f"--json={tmp_path / 'quality.json'}",
         f"--out={tmp_path / 'out'}",
@@ -34,18 +36,34 @@ def argv(tmp_path):
     ]
 
 
-def flags_of(quality, name):
-    (row,) = (row for row in quality.rows() if row.name == name)
-    return quality.parse_flags(["--data=text", *row.flags])[1]
+@pytest.fixture
+def set_rows(quality, monkeypatch):
+    """Has the table `ablation` have some rows alone."""
+
+    def set_rows(*rows):
+        table = quality.TABLES["ablation"]._replace(rows=lambda: list(rows))
+        monkeypatch.setitem(quality.TABLES, "ablation", table)
+
+    return set_rows
+
+
+def rows_of(quality, table="ablation"):
+    return {row.name: row for row in quality.TABLES[table].rows()}
+
+
+def flags_of(quality, name, table="ablation"):
+    row = rows_of(quality, table)[name]
+    return quality.parse_flags([table, "--data=text", *row.flags])[1]
+
+
+def regularisers(flags):
+    names = "weight_keep input_keep hidden_keep output_keep embedding_keep"
+    dropping = {name for name in names.split() if vars(flags)[name] < 1}
+    penalties = {name for name in ("alpha", "beta") if vars(flags)[name]}
+    return dropping | penalties
 
 
 def test_rows_are_what_their_titles_say(quality):
-    def regularisers(flags):
-        names = "weight_keep input_keep hidden_keep output_keep embedding_keep"
-        dropping = {name for name in names.split() if vars(flags)[name] < 1}
-        penalties = {name for name in ("alpha", "beta") if vars(flags)[name]}
-        return dropping | penalties
-
     everything = regularisers(flags_of(quality, "recipe"))
     assert len(everything) == 7
     assert regularisers(flags_of(quality, "plain")) == set()
@@ -62,14 +80,73 @@ def test_rows_are_what_their_titles_say(quality):
         ("no_embedding_dropout", {"embedding_keep"}),
     ):
         assert regularisers(flags_of(quality, row)) == everything - missing
-    for row in quality.rows():
-        flags = flags_of(quality, row.name)
-        assert flags.weight_tying == (row.name == "weight_tying")
-        assert flags.variable_bptt == (row.name == "variable_bptt")
-        assert (flags.optimizer == "nt_asgd") == (row.name == "nt_asgd")
+    for row in rows_of(quality):
+        flags = flags_of(quality, row)
+        assert flags.weight_tying == (row == "weight_tying")
+        assert flags.variable_bptt == (row == "variable_bptt")
+        assert (flags.optimizer == "nt_asgd") == (row == "nt_asgd")
 
 
-def test_table(quality):
+@pytest.mark.parametrize("table", ["swap", "medium"])
+def test_rows_of_the_swap(quality, table):
+    dropped = {
+        name: regularisers(flags_of(quality, name, table))
+        for name in rows_of(quality, table)
+    }
+    rest = dropped["no_weight_drop"]
+    assert dropped["plain"] == set()
+    assert dropped["swap_recurrent"] == {"weight_keep"}
+    assert dropped["recipe"] == rest | {"weight_keep"} > rest >= {"alpha"}
+    for name in dropped:
+        flags = flags_of(quality, name, table)
+        assert flags.weight_tying
+        assert flags.whole_kernel == (name == "swap_whole")
+
+
+def test_cells_of_the_line(quality, example):
+    rows = example("quality_rows")
+    everything = regularisers(flags_of(quality, "recipe", "swap"))
+    for cell in rows.CELLS:
+        flags = flags_of(quality, cell.name, "line")
+        sizes = flags.units, flags.embedding, flags.epochs, flags.weight_keep
+        assert sizes == (cell.units, cell.units, cell.epochs, cell.keep)
+        assert flags.whole_kernel == (cell.dropped == "whole")
+        expected = everything if cell.company == "beside" else set()
+        expected = (expected - {"weight_keep"}) | (
+            {"weight_keep"} if cell.keep < 1 else set()
+        )
+        assert regularisers(flags) == expected
+    for name, cell in rows.SWAP_CELLS.items():
+        swap, line = (
+            vars(quality.parse_flags([table, *flags])[1])
+            for table, flags in (
+                ("swap", rows_of(quality, "swap")[name].flags),
+                ("line", cell.flags),
+            )
+        )
+        assert dict(swap, without=0) == dict(line, without=0)
+
+
+def test_gains_are_of_the_same_seeds(example):
+    picture, rows = example("line_picture"), example("quality_rows")
+    cell = rows.SWAP_CELLS["swap_recurrent"]
+    found = {
+        cell: {1: 90.0, 2: 60.0, 3: 1.0},
+        cell.without: {2: 80.0, 1: 100.0},
+    }
+    np.testing.assert_allclose(picture.gains(found)[cell], [10.0, 25.0])
+    assert list(picture.lines(found))[2:] == [
+        f"| {cell.title} | 90.0 | 75.0 | +17.5 % | 2 |"
+    ]
+
+
+def test_the_picture_of_the_line(example, tmp_path):
+    path = tmp_path / "line.png"
+    example("line_picture").main([str(path)])
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_table(quality, capsys):
     def run(held_out, best_epoch):
         curve = [{"train": 1.0}, {"train": 1.25}]
         return {"held_out": held_out, "best_epoch": best_epoch, "curve": curve}
@@ -79,7 +156,8 @@ def test_table(quality):
         "plain-2": run(1.75, 2),
         "no_ar-1": run(1.25, 2),
     }
-    assert quality.table({"runs": runs}).splitlines()[2:] == [
+    quality.print_table(argparse.Namespace(table="ablation"), {"runs": runs})
+    assert capsys.readouterr().out.splitlines()[2:] == [
         "| plain LSTM | 1.6250 | 1.5000 to 1.7500 | 1.1250 | 1, 2 |",
         "| full recipe without AR | 1.2500 | 1 seed | 1.2500 | 2 |",
     ]
@@ -101,12 +179,15 @@ def test_makes_each_run_once(quality, argv, tmp_path, capsys, monkeypatch):
     made.append("interrupted")
     assert quality.main(argv) == 0
     made.remove("interrupted")
-    names = [
-        f"{row.name}-{seed}" for row in quality.rows() for seed in row.seeds
-    ]
-    assert made == names
+    names = {
+        f"{row.name}-{seed}"
+        for row in rows_of(quality).values()
+        for seed in row.seeds
+    }
+    assert set(made) == names and len(made) == len(names)
+    assert made[:2] == ["plain-1", "recipe-1"]
     results = json.loads((tmp_path / "quality.json").read_text())
-    assert set(results["runs"]) == set(names)
+    assert set(results["runs"]) == names
     assert (
         "| plain LSTM | 3.0000 | 3.0000 to 3.0000 |" in capsys.readouterr().out
     )
@@ -135,12 +216,11 @@ def test_leaves_runs_to_the_process_that_makes_them(
 
 
 def test_a_run_broken_off_goes_on(
-    quality, example, argv, tmp_path, monkeypatch
+    quality, example, argv, tmp_path, monkeypatch, set_rows
 ):
     """And ends with what an unbroken run ends with."""
     trainer = example("trainer")
-    row = quality.rows()[0]
-    monkeypatch.setattr(quality, "rows", lambda: [row._replace(seeds=(1,))])
+    set_rows(rows_of(quality)["plain"]._replace(seeds=(1,)))
     train_step = trainer.Trainer._train_step
 
     def interrupted(self, *window):
@@ -153,33 +233,13 @@ def test_a_run_broken_off_goes_on(
         with pytest.raises(KeyboardInterrupt):
             quality.main(argv)
     assert quality.main(argv) == 0
-    assert quality.main(argv[:1] + argv[3:] + other_places(tmp_path)) == 0
+    assert quality.main(argv[:2] + argv[4:] + other_places(tmp_path)) == 0
     broken, unbroken = (
         json.loads((tmp_path / name).read_text())["runs"]
         for name in ("quality.json", "other.json")
     )
     assert broken["plain-1"]["held_out"] == unbroken["plain-1"]["held_out"]
     assert broken["plain-1"]["weights"] == unbroken["plain-1"]["weights"]
-
-
-def test_a_run_is_of_its_row_and_seed(
-    quality, example, argv, tmp_path, monkeypatch
-):
-    (row,) = (row for row in quality.rows() if row.name == "weight_drop")
-    monkeypatch.setattr(quality, "rows", lambda: [row._replace(seeds=(3,))])
-    evaluated = []
-
-    def evaluate(self, ids):
-        evaluated.append(self.flags)
-        return float(len(evaluated))
-
-    monkeypatch.setattr(example("trainer").Trainer, "evaluate", evaluate)
-    assert quality.main(argv) == 0
-    results = json.loads((tmp_path / "quality.json").read_text())
-    run = results["runs"]["weight_drop-3"]
-    assert (run["held_out"], run["best_epoch"]) == (1.0, 1)
-    assert [flags.seed for flags in evaluated] == [3, 3]
-    assert evaluated[0].weight_keep < evaluated[0].output_keep == 1.0
 
 
 def other_places(tmp_path):
@@ -189,20 +249,29 @@ def other_places(tmp_path):
     ]
 
 
-def test_readme_has_the_table_of_the_results(quality):
-    results = json.loads((RESULTS / "quality.json").read_text())
-    names = {
-        f"{row.name}-{seed}" for row in quality.rows() for seed in row.seeds
-    }
-    assert set(results["runs"]) == names
-    assert quality.table(results) in README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("table", ["ablation", "swap"])
+def test_docs_have_the_table_of_the_results(quality, table, capsys):
+    assert quality.main([table, "--print"]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed in EVIDENCE.read_text(encoding="utf-8")
+    kept = json.loads((RESULTS / f"{table}.json").read_text())
+    rows = rows_of(quality, table).values()
+    names = {f"{row.name}-{seed}" for row in rows for seed in row.seeds}
+    assert set(kept["runs"]) == names
+
+
+def test_docs_have_the_gains_of_the_results(example):
+    picture = example("line_picture")
+    lines = list(picture.lines(picture.tested()))
+    assert len(lines) > 5
+    assert "\n".join(lines) in EVIDENCE.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("config", ["ablation", "shakespeare"])
 def test_results_are_of_the_settings_named(config, example):
     named = example("configurations").CONFIGURATIONS[config]
     paths = {
-        "ablation": RESULTS / "quality.json",
+        "ablation": RESULTS / "ablation.json",
         "shakespeare": RESULTS / "shakespeare" / "settings.json",
     }
     used = json.loads(paths[config].read_text())
@@ -211,8 +280,8 @@ def test_results_are_of_the_settings_named(config, example):
 
 
 @pytest.mark.parametrize("run", ["plain", "recipe", "recipe_weight_keep_0.9"])
-def test_readme_has_the_figures_of_the_long_runs(run):
+def test_docs_have_the_figures_of_the_long_runs(run):
     path = RESULTS / "shakespeare" / f"{run}.json"
-    result, readme = json.loads(path.read_text()), README.read_text("utf-8")
-    assert f"{result['best']['held_out']:.4f}" in readme
-    assert f"{result['curve'][-1]['train']:.4f}" in readme
+    result, text = json.loads(path.read_text()), EVIDENCE.read_text("utf-8")
+    assert f"{result['best']['held_out']:.4f}" in text
+    assert f"{result['curve'][-1]['train']:.4f}" in text

@@ -1,4 +1,4 @@
-"""examples/text_data.py: reading, cutting and numbering text; windows of it."""
+"""benchmarks/text_data.py: reading and numbering text; windows of it."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""examples/trainer.py: steps, epochs, evaluation, resuming."""
+"""benchmarks/trainer.py: steps, epochs, evaluation, resuming."""
 
 import pathlib
 import signal
@@ -93,14 +93,6 @@ def test_the_windows_of_an_epoch_go_through_the_text(
     assert np.all(np.diff(read_up_to) > 0.0)
 
 
-def test_each_epoch_has_windows_of_its_own(start_run):
-    trainer, fed = start_run("plain", "--seed=3"), []
-    record_feeds(trainer, fed)
-    trainer.train("training")
-    assert len(fed) > 20
-    assert len({str(inputs) for _, inputs in fed}) == len(fed)
-
-
 def test_the_learning_rate_rises_then_falls_as_a_cosine(start_run, example):
     trainer = start_run("plain", "--learning-rate=0.01", "--epochs=10")
     warm_up = example("trainer").WARM_UP
@@ -115,28 +107,6 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine(start_run, example):
         assert abs(trainer.rate(epochs) - rate) < 1e-12
     averaging = start_run("plain", *AVERAGING)
     assert averaging.rate(0.0) == averaging.rate(3.0) == 5.0
-
-
-def test_the_learning_rate_is_in_proportion_to_the_window(
-    start_run, monkeypatch
-):
-    trainer = start_run("recipe", "--variable-bptt", "--learning-rate=0.01")
-    fed = []
-    run = trainer.session.run
-
-    def record(fetches, feeds):
-        fed.append(
-            feeds[trainer.learning_rate]
-            / feeds[trainer.training.inputs].shape[1]
-        )
-        return run(fetches, feeds)
-
-    monkeypatch.setattr(trainer.session, "run", record)
-    monkeypatch.setattr(trainer, "rate", lambda epochs: 0.01)
-    for _, inputs, targets in windows_of(trainer):
-        trainer._train_step(0, inputs, targets)
-    assert len(fed) > 10
-    np.testing.assert_allclose(fed, 0.01 / 10)
 
 
 def test_patience_ends(start_run):
@@ -158,7 +128,7 @@ def test_patience_ends(start_run):
 
 
 def test_fine_tuning_restarts_and_stops(
-    language_model, text_file, tmp_path, example, monkeypatch
+    train, text_file, tmp_path, example, monkeypatch
 ):
     """It is over when validation stalls; losses before it do not count."""
     trainer = example("trainer")
@@ -169,22 +139,11 @@ def test_fine_tuning_restarts_and_stops(
     )
     argv = [f"--data={text_file}", f"--out={tmp_path / 'out'}"]
     argv += [*TINY, *AVERAGING, "--models=plain", "--epochs=4", "--fine-tune=9"]
-    assert language_model.main(argv) == 0
+    assert train.main(argv) == 0
     progress = read(tmp_path / "out/plain/progress.json")
     curve = [point["held_out"] for point in progress["curve"]]
     assert curve == training + fine_tuning
     assert progress["stalled"]
-
-
-def test_fine_tuning_may_begin_when_more_epochs_are_done(start_run):
-    start_run("plain", *AVERAGING, "--epochs=2").train("training")
-    flags = "--epochs=1", "--fine-tune=2", "--resume"
-    trainer = start_run("plain", *AVERAGING, *flags)
-    begins_at = trainer.progress["step"]
-    trainer.train("fine-tuning")
-    last = tf.train.load_checkpoint(trainer.path("epoch-3"))
-    assert last.get_tensor("NTASGD/trigger_step") == begins_at
-    assert last.get_tensor("NTASGD/checks") == 1
 
 
 def average(trainer):
@@ -247,77 +206,6 @@ def test_evaluation_drops_nothing(start_run, tmp_path):
     assert dropped.evaluate(held_out) == plain.evaluate(held_out)
 
 
-def test_training_drops(start_run):
-    trainer = start_run("recipe")
-    _, inputs, targets = next(windows_of(trainer))
-    feeds = {trainer.training.inputs: inputs, trainer.training.targets: targets}
-    losses = [
-        trainer.session.run(trainer.training.loss, feeds) for _ in range(3)
-    ]
-    assert len(set(losses)) == 3
-
-
-def test_loss_of_knowing_nothing_is_that_of_the_vocabulary(start_run):
-    trainer = start_run("plain")
-    for variable in variables_of(trainer):
-        variable.load(np.zeros(variable.shape.as_list()), trainer.session)
-    np.testing.assert_allclose(
-        trainer.evaluate(trainer.corpus.valid),
-        np.log(len(trainer.corpus.vocabulary)),
-        rtol=1e-5,
-    )
-
-
-@pytest.mark.parametrize("tying", [True, False])
-def test_loss_is_that_of_numpy(start_run, tying):
-    """Two layers, over rows of the text that leave some of the last unused."""
-    more = [] if tying else ["--without=weight_tying"]
-    trainer = start_run(
-        "plain", "--learning-rate=0.05", "--layers=2", "--units=6", *more
-    )
-    trainer.train("training")
-    variables = variables_of(trainer)
-    values = {
-        variable.op.name[len("model/") :]: value
-        for variable, value in zip(variables, trainer.session.run(variables))
-    }
-    softmax = values["embedding" if tying else "softmax"]
-    assert softmax.shape[1] == (8 if tying else 6)
-    ids = trainer.corpus.valid
-    length = -(-(len(ids) - 1) // 10)
-    losses = []
-    for row in range(10):
-        states = [[np.zeros(6)] * 2, [np.zeros(softmax.shape[1])] * 2]
-        tokens = ids[row * length : (row + 1) * length + 1]
-        for now, after in zip(tokens[:-1], tokens[1:]):
-            x = values["embedding"][now]
-            for number in range(2):
-                x = numpy_step(x, states, number, values)
-            p = np.exp(softmax @ x + values["bias"])
-            losses.append(-np.log(p[after] / p.sum()))
-    assert len(losses) == len(ids) - 1
-    np.testing.assert_allclose(
-        trainer.evaluate(ids), np.mean(losses), rtol=1e-5
-    )
-
-
-def numpy_step(x, states, number, values):
-    """One layer's output; its state moves on."""
-    c, h = states[number]
-    kernel, bias = (
-        values[f"layer_{number}/{part}"] for part in ("kernel", "bias")
-    )
-    i, j, f, o = np.split(np.concatenate([x, h]) @ kernel + bias, 4)
-    c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(j)
-    h = sigmoid(o) * np.tanh(c)
-    states[number] = [c, h]
-    return h
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
 def test_evaluation_goes_on_from_window_to_window(
     start_run, example, monkeypatch
 ):
@@ -327,55 +215,6 @@ def test_evaluation_goes_on_from_window_to_window(
     at_once = trainer.evaluate(held_out)
     monkeypatch.setattr(example("trainer"), "HELD_OUT_STEPS", 3)
     np.testing.assert_allclose(trainer.evaluate(held_out), at_once, rtol=1e-5)
-
-
-def test_a_sample_goes_on_from_the_held_out_text(
-    start_run, example, text_data, monkeypatch
-):
-    monkeypatch.setattr(example("trainer"), "PROMPT", 5)
-    trainer = start_run("plain")
-    randomise(trainer)
-    (bias,) = (v for v in variables_of(trainer) if v.op.name == "model/bias")
-    value = trainer.session.run(bias)
-    value[text_data.UNKNOWN_ID] = 9.0
-    bias.load(value, trainer.session)
-    model, run = trainer.sampling, trainer.session.run
-    seen = []
-
-    def recording(fetches, feeds=None):
-        values = run(fetches, feeds)
-        if feeds:
-            seen.append(values[0])
-        return values
-
-    monkeypatch.setattr(trainer.session, "run", recording)
-    sampled = trainer.sample(9)
-    run(model.reset_state)
-    text = np.concatenate([trainer.corpus.valid[:5], sampled[:-1]])
-    expected = run(model.probabilities, {model.inputs: [text]})
-    np.testing.assert_allclose(seen[-1], expected, rtol=1e-4)
-    assert len(seen) == len(sampled) == 9
-    assert text_data.UNKNOWN_ID not in sampled
-
-
-def test_state_is_carried_from_window_to_window(start_run):
-    """Two windows of 5 give the loss of one window of 10."""
-    trainer = start_run("plain")
-    model, session = trainer.held_out, trainer.session
-    ids = np.random.randint(0, 50, [10, 11])
-
-    def loss(start, stop):
-        feeds = {
-            model.inputs: ids[:, start:stop],
-            model.targets: ids[:, start + 1 : stop + 1],
-        }
-        return session.run([model.loss, model.carry_state], feeds)[0]
-
-    session.run(model.reset_state)
-    whole = loss(0, 10)
-    session.run(model.reset_state)
-    np.testing.assert_allclose((loss(0, 5) + loss(5, 10)) / 2, whole, rtol=1e-5)
-    assert loss(0, 5) != loss(0, 5)
 
 
 def test_keeps_the_best_epoch(start_run, monkeypatch):
@@ -390,25 +229,6 @@ def test_keeps_the_best_epoch(start_run, monkeypatch):
     }
     there = {path.stem for path in pathlib.Path(trainer.folder).glob("*.index")}
     assert there == {"epoch-2", "epoch-4"}
-
-
-def test_a_cache_of_no_share_changes_nothing(start_run):
-    trainer = start_run("plain", *AVERAGING, "--cache=30", "--cache-share=0")
-    average(trainer)
-    held_out = trainer.corpus.valid
-    model = trainer.sampling
-    with trainer.optimizer.averaged(trainer.session):
-        total = sum(
-            losses.sum()
-            for (losses,), _ in trainer._held_out_windows(
-                model, held_out, model.losses
-            )
-        )
-    np.testing.assert_allclose(
-        trainer.evaluate_with_cache(held_out),
-        total / (len(held_out) - 1),
-        rtol=1e-6,
-    )
 
 
 # Interruptions.
@@ -426,7 +246,7 @@ def test_a_cache_of_no_share_changes_nothing(start_run):
 def test_resuming_after_ctrl_c_ends_where_an_unbroken_run_does(
     optimizer,
     stop_at,
-    language_model,
+    train,
     example,
     text_file,
     tmp_path,
@@ -448,13 +268,13 @@ def test_resuming_after_ctrl_c_ends_where_an_unbroken_run_does(
         return argv + ["--optimizer", optimizer, "--nonmono=1", "--epochs=4"]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert language_model.main(argv(whole)) == 0
+    assert train.main(argv(whole)) == 0
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_train_step", interrupted)
-        assert language_model.main(argv(broken)) == 130
+        assert train.main(argv(broken)) == 130
     assert "--resume goes on from here" in capsys.readouterr().err
     assert read(broken / "plain/progress.json")["step"] == stop_at
-    assert language_model.main(argv(broken) + ["--resume"]) == 0
+    assert train.main(argv(broken) + ["--resume"]) == 0
     assert_same_checkpoints(whole, broken, "plain/epoch-4")
 
 
@@ -473,71 +293,13 @@ def assert_same_checkpoints(whole, broken, name):
         )
 
 
-def test_with_dropout_a_resumed_run_differs_in_its_draws_alone(
-    start_run, tmp_path, monkeypatch
-):
-    fed = {}
-    for run in ("whole", "broken"):
-        out = f"--out={tmp_path / run}"
-        trainer = start_run("recipe", out, "--variable-bptt")
-        fed[run] = []
-        record_feeds(trainer, fed[run], 20 if run == "broken" else None)
-        if run == "broken":
-            with pytest.raises(KeyboardInterrupt):
-                trainer.train("training")
-            trainer = start_run("recipe", out, "--variable-bptt", "--resume")
-            record_feeds(trainer, fed[run])
-        trainer.train("training")
-    assert len(fed["whole"]) > 40
-    assert fed["whole"] == fed["broken"]
-
-
-def test_a_resumed_run_draws_other_masks(start_run):
-    def first_loss(trainer):
-        model = trainer.training
-        trainer.session.run(model.reset_state)
-        return trainer.session.run(
-            model.loss, {model.inputs: inputs, model.targets: targets}
-        )
-
-    trainer = start_run("recipe", "--learning-rate=1e-30")
-    _, inputs, targets = next(windows_of(trainer))
-    before, held_out = first_loss(trainer), trainer.corpus.valid
-    trainer._train_step(0, inputs, targets)
-    trainer.save()
-    resumed = start_run("recipe", "--learning-rate=1e-30", "--resume")
-    assert resumed.evaluate(held_out) == trainer.evaluate(held_out)
-    assert first_loss(resumed) != before
-
-
-def record_feeds(trainer, fed, stop_at=None):
-    """Notes what each step is fed, and may break off."""
-    train_step = trainer._train_step
-    run = trainer.session.run
-
-    def recording(fetches, feeds=None):
-        if feeds and trainer.learning_rate in feeds:
-            inputs = feeds[trainer.training.inputs]
-            fed.append((feeds[trainer.learning_rate], inputs.tolist()))
-        return run(fetches, feeds)
-
-    def step(*window):
-        train_step(*window)
-        if trainer.progress["step"] == stop_at:
-            raise KeyboardInterrupt
-
-    trainer.session.run, trainer._train_step = recording, step
-
-
-def test_resumes_after_kill_9(
-    language_model, examples, text_file, tmp_path, capsys
-):
+def test_resumes_after_kill_9(train, benchmarks, text_file, tmp_path, capsys):
     """Without dropout: to the bit, wherever it was killed."""
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     progress = broken / "plain/progress.json"
     argv = [f"--data={text_file}", f"--out={broken}", *TINY, "--models=plain"]
     argv += ["--optimizer=nt_asgd", "--nonmono=1", "--save-seconds=0.001"]
-    script = str(examples / "language_model.py")
+    script = str(benchmarks / "train.py")
     process = subprocess.Popen(
         [sys.executable, script, *argv, "--epochs=1000"],
         stdout=subprocess.DEVNULL,
@@ -549,14 +311,14 @@ def test_resumes_after_kill_9(
     killed_at = read(progress)["step"]
     # No sooner done than there, even if it was killed beyond two epochs.
     epochs = len(read(progress)["curve"]) + 1
-    assert language_model.main(argv + ["--resume", f"--epochs={epochs}"]) == 0
+    assert train.main(argv + ["--resume", f"--epochs={epochs}"]) == 0
     assert f"of {epochs}," in capsys.readouterr().out
     assert read(progress)["step"] > killed_at
     kept = {read(progress)["checkpoint"], read(progress)["best"]["checkpoint"]}
     there = {path.stem for path in progress.parent.glob("*.index")}
     assert there == kept
     argv += [f"--out={whole}", f"--epochs={epochs}"]
-    assert language_model.main(argv) == 0
+    assert train.main(argv) == 0
     assert_same_checkpoints(whole, broken, f"plain/epoch-{epochs}")
 
 

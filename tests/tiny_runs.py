@@ -1,4 +1,4 @@
-"""Runs of examples/language_model.py at tiny size: their flags and text."""
+"""Runs of benchmarks/train.py at tiny size: their flags and text."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Text for `language_model.py`: read it, cut it into tokens, number them.
+"""Text for `train.py`: read it, cut it into tokens, number them.
 
 Three sources, all giving the same `Corpus`:
 

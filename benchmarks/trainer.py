@@ -1,4 +1,4 @@
-"""Trains a model of `language_model.py`; survives interruptions.
+"""Trains a model of `train.py`; survives interruptions.
 
 A `Trainer` owns one model: its graph, its session, and its folder with
 
@@ -14,9 +14,9 @@ import time
 import cache_pointer
 import numpy as np
 import run_folder
-import tensorflow as tf
 import text_data
 import tqdm
+from tf_awd_lstm import tf
 
 import awd_lstm_tf
 
@@ -80,8 +80,8 @@ class Trainer(object):
 
     Args:
       build_model: Function of `(batch_size, is_train, state_name)` that returns
-        a `language_model.LanguageModel`; called three times in one graph.
-      flags: Settings, see `language_model.parse_flags`.
+        a `train.LanguageModel`; called three times in one graph.
+      flags: Settings, see `train.parse_flags`.
       corpus: A `text_data.Corpus`.
       folder: Where to keep this model's files.
 
@@ -228,6 +228,8 @@ class Trainer(object):
                 while not self._finished():
                     self._train_epoch(bar)
                     bar.write(self._finish_epoch())
+                    # What fills no window was not read.
+                    bar.update(tokens * len(self.progress["curve"]) - bar.n)
             except KeyboardInterrupt:
                 self.save()
                 raise
