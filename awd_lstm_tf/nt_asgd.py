@@ -140,9 +140,9 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         with tf.name_scope(None), tf.variable_scope(root):
             for var in var_list:
                 _checks.averageable(var.op.name, var.dtype)
-                self._get_or_make_slot(
-                    var, _versions.initialized_value(var), _AVERAGE, self._name
-                )
+                with _versions.branches_of_ops():
+                    value = _versions.initialized_value(var)
+                    self._get_or_make_slot(var, value, _AVERAGE, self._name)
             self._states[graph] = self._make_state(var_list)
             self._trained[graph] = list(var_list)
             with tf.name_scope(self._name + "/"):

@@ -11,7 +11,7 @@ import textwrap
 
 import importlib_metadata
 import pytest
-import tensorflow as tf
+from versions import tf
 
 import awd_lstm_tf
 from awd_lstm_tf import _versions
