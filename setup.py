@@ -38,7 +38,7 @@ def where(requirements, condition):
 
 
 OLD, NEW = "python_version < '3.8'", "python_version >= '3.8'"
-TFLITE = ["flatbuffers>=2"]
+TFLITE = ["flatbuffers>=1.12"]
 DEV = [
     "hypothesis",
     "importlib-metadata",

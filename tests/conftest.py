@@ -149,6 +149,20 @@ def control_flow_v2():
         tf.disable_control_flow_v2()
 
 
+@pytest.fixture
+def late_gradients():
+    """Gradients of loops that have been run: Keras's, if it evaluates first.
+
+    With control flow v2 these fail, those of stock cells, too, without this.
+    """
+    late = versions.VERSION >= (2,) and tf.experimental
+    if late:
+        late.output_all_intermediates(True)
+    yield
+    if late:
+        late.output_all_intermediates(None)
+
+
 # Runs of examples/language_model.py.
 
 

@@ -575,6 +575,7 @@ def test_estimator_with_update_ops(tmp_path):
     assert_estimator_trains(estimator, recorder, tmp_path)
 
 
+@versions.needs_estimator
 def test_warm_start_settings_from_lstm_cell(stock_checkpoint, tmp_path):
     path, (loss, _, _) = stock_checkpoint
     estimator, recorder = estimator_of(
@@ -606,6 +607,7 @@ def keras_model(cell):
     return model
 
 
+@pytest.mark.usefixtures("late_gradients")
 def test_keras_fit():
     backend = tf.keras.backend
     backend.clear_session()
