@@ -1,6 +1,6 @@
 """A small training whose checkpoint every other TensorFlow goes on from.
 
-    python exchange.py write FOLDER [stock]    trains, saves, says what comes next
+    python exchange.py write FOLDER [stock]    trains, saves, says what is next
     python exchange.py read FOLDER [stock]     goes on from there: differences
 
 With "stock", the cell is `LSTMCell`. The folders in checkpoints/, one for each
