@@ -3,57 +3,67 @@
 #
 #   make test ARGS="-k mask -x"    more arguments for pytest
 #   make test JOBS=0               tests in one process, not two
-#   make test TF=1.15.5            another TensorFlow 1.x, in .venv-1.15.5
+#   make test TF=2.15.1            another TensorFlow, in .venv-2.15.1
+#   make test TF=2.15.1 FLOW=v2    its graphs with control flow v2
+#   make test TF=2.21.0-keras3     2.16 and later without tf_keras
 #   make test TF=1.13.2 PY=3.6     on that Python, in .venv-1.13.2-py3.6
-#   make test PYTHON=/path/to/it   the Python to set up with (3.7 or 3.6)
+#   make test PYTHON=/path/to/it   the Python to set up with
 #   make test-all ARGS="1.12 intel"   only lines that contain one of these
 
-TF = 1.13.1
+# 1.13.1; where there is no Python 3.7 or 3.6, the newest tested one.
+TF =
 PY =
+FLOW = v1
 JOBS = 2
 ARGS =
-export PYTHON
+export PYTHON FLOW
 
-VENV := .venv$(if $(TF:1.13.1=)$(PY),-$(TF))$(PY:%=-py%)
-FIGURES := benchmarks/results/tensorflow-$(TF).json
+VENV := .venv$(TF:%=-%)$(PY:%=-py%)
 PYTHON_LINT := .tools/env/bin/python
 PACKAGED := $(wildcard awd_lstm_tf/*.py) \
     setup.py pyproject.toml MANIFEST.in README.md LICENSE
+# With the environment variables of its TensorFlow (tools/setup.sh).
+RUN = env $$(cat $(VENV)/.environment) "$(CURDIR)/$(VENV)/bin/python"
+FIGURES = benchmarks/results/tensorflow-$$(cat $(VENV)/.tensorflow).json
 # From a folder where the source tree is out of sight; --installed has
 # tests/conftest.py insist on it.
-PYTEST = work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && cd "$$work" && \
-    "$(CURDIR)/$(VENV)/bin/python" -m pytest "$(CURDIR)/tests" --installed \
-    -n $(JOBS) -p no:cacheprovider
+PYTEST = settings=$$(cat $(VENV)/.environment); work=$$(mktemp -d) && \
+    trap 'rm -rf "$$work"' EXIT && cd "$$work" && \
+    env $$settings "$(CURDIR)/$(VENV)/bin/python" -m pytest \
+    "$(CURDIR)/tests" --installed -n $(JOBS) -p no:cacheprovider
 
-.PHONY: help demo test check test-all slow runtimes bench docs parity lint format wheel clean
+.PHONY: help demo test check test-all slow runtimes bench docs parity lint format \
+    wheel gpu-ops clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo     set up, and train a language model on real text'
-	@echo 'make test     set up, lint, build the wheel, and test it'
-	@echo 'make check    the tests alone, without the lint'
-	@echo 'make test-all  the tests on every TensorFlow in tools/versions.txt'
-	@echo 'make slow     the same tests, but those marked slow'
-	@echo 'make runtimes  all tests of exported models, in the runtimes of today'
-	@echo 'make bench    time and memory of all layers (TORCH: that of PyTorch, too)'
-	@echo 'make docs     docs/api.md from the docstrings'
-	@echo 'make parity   the recipe beside PyTorch; TORCH is a Python that has it'
-	@echo 'make lint     ruff: rules and format'
-	@echo 'make format   ruff: mend what it can'
-	@echo 'make wheel    sdist and wheel in dist/, checked by twine'
-	@echo 'make clean    remove all that make made'
+	@echo 'make demo      set up (2 min), and train a language model (5 min)'
+	@echo 'make test      set up (3 min), lint, build, and test it (10 min)'
+	@echo 'make check     the tests alone, without the lint'
+	@echo 'make test-all  the tests on all of tools/versions.txt (2 hours)'
+	@echo 'make slow      the same tests, but those marked slow (40 min)'
+	@echo 'make runtimes  exported models, in the runtimes of today (10 min)'
+	@echo 'make bench     time and memory of all layers (20 min; TORCH: a'
+	@echo '               Python that has PyTorch: that of PyTorch, too)'
+	@echo 'make gpu-ops   which ops of a step have kernels for a GPU (1 min)'
+	@echo 'make docs      docs/api.md from the docstrings (1 min)'
+	@echo 'make parity    the recipe beside that of TORCH (1 hour)'
+	@echo 'make lint      ruff: rules and format (seconds)'
+	@echo 'make format    ruff: mend what it can (seconds)'
+	@echo 'make wheel     sdist and wheel in dist/, checked by twine (1 min)'
+	@echo 'make clean     remove all that make made'
 	@sed -n 's/^#   make/make/p' Makefile
 
 demo: $(VENV)/.installed
-	@$(VENV)/bin/python examples/language_model.py $(ARGS)
+	@$(RUN) examples/language_model.py $(ARGS)
 
-test: lint check
+test: lint wheel check
 
 check: $(VENV)/.installed
 	@$(MAKE) -s .venv-runtimes/.ready || echo 'Tests in runtimes are skipped'
 	@$(PYTEST) $(ARGS)
 
-test-all: dist/.checked
+test-all: dist/.built
 	@$(PYTHON_LINT) tools/test_all.py --jobs $(JOBS) $(ARGS)
 
 slow: $(VENV)/.installed .venv-runtimes/.ready
@@ -68,49 +78,56 @@ runtimes: $(VENV)/.installed .venv-runtimes/.ready
 
 # The matmul limit is among the rows of step_time.py.
 bench: $(VENV)/.installed
-	@$(VENV)/bin/python benchmarks/step_time.py --sizes small medium paper \
+	@$(RUN) benchmarks/step_time.py --sizes small medium paper \
 	    $(TORCH:%=--torch-python %) --json $(FIGURES)
-	@$(VENV)/bin/python benchmarks/memory.py --json $(FIGURES)
-	@$(VENV)/bin/python benchmarks/report.py $(FIGURES)
+	@$(RUN) benchmarks/memory.py --json $(FIGURES)
+	@$(RUN) benchmarks/report.py $(FIGURES)
+
+gpu-ops: $(VENV)/.installed
+	@$(RUN) tools/gpu_ops.py $(ARGS)
 
 docs: $(VENV)/.installed
-	@$(VENV)/bin/python tools/api_reference.py
+	@$(RUN) tools/api_reference.py
 
 parity: $(VENV)/.installed
-	@$(VENV)/bin/python benchmarks/parity.py --torch "$(TORCH)" $(ARGS)
+	@$(RUN) benchmarks/parity.py --torch "$(TORCH)" $(ARGS)
 
-lint: .tools/.ready
+lint: .tools/.lint
 	@$(PYTHON_LINT) -m ruff check --quiet --output-format concise .
 	@$(PYTHON_LINT) -m ruff format --quiet --check .
 
-format: .tools/.ready
+format: .tools/.lint
 	@$(PYTHON_LINT) -m ruff check --quiet --fix .
 	@$(PYTHON_LINT) -m ruff format .
 
-wheel: dist/.checked
+wheel: dist/.built .tools/.lint
+	@$(PYTHON_LINT) -m twine check --strict dist/*
 
 clean:
 	rm -rf .tools .venv* .python dist build *.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.tools/.ready: tools/setup.sh tools/find_python.sh tools/requirements.txt
-	@tools/setup.sh tools
+.tools/.build: tools/setup.sh tools/find_python.sh tools/build.txt
+	@tools/setup.sh build
 	@touch $@
 
-dist/.checked: $(PACKAGED) | .tools/.ready
+.tools/.lint: tools/lint.txt .tools/.build
+	@tools/setup.sh lint
+	@touch $@
+
+dist/.built: $(PACKAGED) | .tools/.build
 	@echo 'Building dist/ (sdist and wheel)'
 	@rm -rf dist build *.egg-info
 	@log=$$(mktemp); $(PYTHON_LINT) -m build --no-isolation >$$log 2>&1 \
 	    || { cat $$log; exit 1; }; rm $$log
-	@$(PYTHON_LINT) -m twine check --strict dist/*
 	@touch $@
 
-$(VENV)/.ready: setup.py tools/setup.sh tools/find_python.sh | dist/.checked
-	@tools/setup.sh run $(VENV) $(TF) $(PY)
+$(VENV)/.ready: setup.py tools/setup.sh tools/find_python.sh | dist/.built
+	@tools/setup.sh run $(VENV) "$(TF)" "$(PY)"
 	@touch $@
 
-$(VENV)/.installed: dist/.checked $(VENV)/.ready
+$(VENV)/.installed: dist/.built $(VENV)/.ready
 	@echo 'Installing the wheel in $(VENV)'
 	@$(VENV)/bin/python -m pip install --quiet --no-deps --no-index \
 	    --force-reinstall dist/*.whl

@@ -127,6 +127,22 @@ def is_tensor(value):
     return tensor_util.is_tensor(value)
 
 
+@contextlib.contextmanager
+def branches_of_ops():
+    """Keeps `tf.cond` from making functions: these read all that they capture.
+
+    That fails for a variable that is no resource and not initialized yet.
+    """
+    functions = VERSION >= (1, 15) and tf.control_flow_v2_enabled()
+    if functions:
+        tf.disable_control_flow_v2()
+    try:
+        yield
+    finally:
+        if functions:
+            tf.enable_control_flow_v2()
+
+
 def initialized_value(variable):
     """The value of `variable`, or what it will be initialized with."""
     if VERSION < (2,):

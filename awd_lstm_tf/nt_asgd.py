@@ -140,9 +140,9 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         with tf.name_scope(None), tf.variable_scope(root):
             for var in var_list:
                 _checks.averageable(var.op.name, var.dtype)
-                self._get_or_make_slot(
-                    var, _versions.initialized_value(var), _AVERAGE, self._name
-                )
+                with _versions.branches_of_ops():
+                    value = _versions.initialized_value(var)
+                    self._get_or_make_slot(var, value, _AVERAGE, self._name)
             self._states[graph] = self._make_state(var_list)
             self._trained[graph] = list(var_list)
             with tf.name_scope(self._name + "/"):
@@ -163,8 +163,18 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
             checked_step=variable("checked_step", np.int64(0)),
             recent=variable("recent", np.full([self._nonmono], _INFINITY)),
             best=variable("best", _INFINITY),
-            swapped=variable("swapped", False),
+            swapped=self._make_swapped(f"{self._name}/swapped", first),
         )
+
+    def _make_swapped(self, name, first):
+        # A resource whatever its neighbours are: 1.x has no other bool variable
+        # on a GPU, and the weights would be on the CPU for its sake.
+        with _beside(first):
+            variable = tf.Variable(
+                False, name=name, trainable=False, use_resource=True
+            )
+        self._non_slot_dict[name, first.graph] = variable
+        return variable
 
     @property
     def _state(self):

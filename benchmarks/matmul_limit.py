@@ -20,7 +20,7 @@ import statistics
 import time
 
 import models
-import tensorflow as tf
+from models import tf
 
 
 def gflop(size):

@@ -24,7 +24,7 @@ import sys
 
 import models
 import step_time
-import tensorflow as tf
+from models import tf
 
 STEPS = 5
 
@@ -41,7 +41,8 @@ def kernel_megabytes(size):
 
 def measure_here(row, size):
     """Prints the peak memory before and after some steps of `row`."""
-    importlib.import_module("tensorflow.contrib")  # by all rows, or by none
+    if not models.ON_2:
+        importlib.import_module("tensorflow.contrib")  # by all rows, or by none
     with tf.Session() as session:
         session.run(tf.constant(0))
     start = peak()

@@ -17,12 +17,17 @@ os.environ.setdefault("KMP_BLOCKTIME", "0")
 warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
 
-tf.logging.set_verbosity(tf.logging.ERROR)
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 
 import awd_lstm_tf  # noqa: E402
+from awd_lstm_tf import _versions  # noqa: E402
+from awd_lstm_tf._versions import rnn_cell, tf  # noqa: E402
+
+tf.logging.set_verbosity(tf.logging.ERROR)
+ON_2 = _versions.VERSION >= (2,)
+if ON_2:
+    tf.disable_v2_behavior()
 
 Size = collections.namedtuple("Size", "batch time depth units")
 
@@ -57,7 +62,7 @@ def _unrolled(cell, inputs):
 
 
 def lstm_cell(inputs, size, is_train):
-    return _unrolled(tf.nn.rnn_cell.LSTMCell(size.units), inputs)
+    return _unrolled(rnn_cell.LSTMCell(size.units), inputs)
 
 
 def lstm_block_cell(inputs, size, is_train):
@@ -67,6 +72,32 @@ def lstm_block_cell(inputs, size, is_train):
 def lstm_block_fused_cell(inputs, size, is_train):
     layer = tf.contrib.rnn.LSTMBlockFusedCell(size.units)
     return layer(inputs, dtype=tf.float32)[0]
+
+
+def block_lstm_v2(inputs, size, is_train):
+    """The op that 2.x has in place of 1.x's BlockLSTM; it has no layer."""
+    kernel = tf.get_variable(
+        "kernel", [size.depth + size.units, 4 * size.units]
+    )
+    zeros, no_peepholes = tf.zeros([size.batch, size.units]), [0.0] * size.units
+    return tf.raw_ops.BlockLSTMV2(
+        seq_len_max=tf.constant(size.time, tf.int64),
+        x=inputs,
+        cs_prev=zeros,
+        h_prev=zeros,
+        w=kernel,
+        wci=no_peepholes,
+        wcf=no_peepholes,
+        wco=no_peepholes,
+        b=tf.get_variable("bias", initializer=[0.0] * 4 * size.units),
+    ).h
+
+
+def keras_lstm(inputs, size, is_train):
+    layer = tf.keras.layers.LSTM(
+        size.units, return_sequences=True, time_major=True
+    )
+    return layer(inputs)
 
 
 def _weight_drop(make, size, is_train, **arguments):
@@ -138,11 +169,18 @@ def fused_off(inputs, size, is_train):
     return layer(inputs, dtype=tf.float32)[0]
 
 
+STOCK = collections.OrderedDict(
+    [("BlockLSTMV2", block_lstm_v2), ("tf.keras LSTM", keras_lstm)]
+    if ON_2
+    else [
+        ("LSTMBlockCell", lstm_block_cell),
+        ("LSTMBlockFusedCell", lstm_block_fused_cell),
+    ]
+)
 ROWS = collections.OrderedDict(
     [
         ("LSTMCell", lstm_cell),
-        ("LSTMBlockCell", lstm_block_cell),
-        ("LSTMBlockFusedCell", lstm_block_fused_cell),
+        *STOCK.items(),
         ("cell, no weight drop", cell_off),
         ("cell, use_vd", cell_use_vd),
         ("cell, auto_update", cell_auto_update),
@@ -158,7 +196,7 @@ BASE = "LSTMCell"
 # Those measured where each takes long.
 MAIN_ROWS = [
     BASE,
-    "LSTMBlockFusedCell",
+    *([*STOCK] if ON_2 else ["LSTMBlockFusedCell"]),
     "cell, use_vd",
     "cell, auto_update",
     "fused, no weight drop",

@@ -24,7 +24,7 @@ import time
 import matmul_limit
 import models
 import stepper
-import tensorflow as tf
+from models import tf
 
 from awd_lstm_tf import _versions
 
@@ -99,6 +99,13 @@ def _print(kind, seconds):
         print(f"    {name:<24}{1e3 * median:>9.1f}{ratio}")
 
 
+def _products():
+    """What multiplies matrices, if not what usually does on this version."""
+    if _versions.has_mkl():
+        return "" if models.ON_2 else " (MKL)"
+    return " (oneDNN off)" if models.ON_2 else ""
+
+
 def machine():
     """What the figures hold for: versions, processor, load."""
     model = platform.processor()
@@ -108,7 +115,7 @@ def machine():
         model = names[0].split(":")[1].strip() if names else model
     return {
         "tensorflow": tf.__version__,
-        "label": tf.__version__ + (" (MKL)" if _versions.has_mkl() else ""),
+        "label": tf.__version__ + _products(),
         "python": platform.python_version(),
         "system": platform.system(),
         "processor": model,

@@ -12,9 +12,9 @@ import pytest
 
 # Read by TensorFlow's C++ side when it is imported: errors only.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-import tensorflow as tf
 import versions
 from tiny_runs import TINY
+from versions import tf
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -40,6 +40,10 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     tf.logging.set_verbosity(tf.logging.ERROR)
+    if versions.VERSION >= (2,):  # stock cells say how old they are
+        config.addinivalue_line(
+            "filterwarnings", "ignore:.*is deprecated and will be removed"
+        )
     config.package = _find_package(config.getoption("--installed"))
     vary = config.getoption("--vary-seed")
     hypothesis.settings.register_profile(
@@ -58,8 +62,8 @@ def pytest_configure_node(node):
 
 def pytest_report_header(config):
     return (
-        f"awd_lstm_tf: {config.package}, TensorFlow {tf.__version__}, "
-        f"seed {config.seed}"
+        f"awd_lstm_tf: {config.package}, TensorFlow "
+        f"{tf.__version__}, control flow {versions.FLOW}, seed {config.seed}"
     )
 
 
@@ -142,11 +146,27 @@ def open_session():
 @pytest.fixture
 def control_flow_v2():
     """Loops and conds as functions, the default of TensorFlow 2."""
-    if versions.MINOR < 15:
+    if versions.VERSION < (1, 15):
         pytest.skip("needs control flow v2 (TensorFlow 1.15)")
-    tf.compat.v1.enable_control_flow_v2()
+    before = tf.control_flow_v2_enabled()
+    tf.enable_control_flow_v2()
     yield
-    tf.compat.v1.disable_control_flow_v2()
+    if not before:
+        tf.disable_control_flow_v2()
+
+
+@pytest.fixture
+def late_gradients():
+    """Gradients of loops that have been run: Keras's, if it evaluates first.
+
+    With control flow v2 these fail, those of stock cells, too, without this.
+    """
+    late = versions.VERSION >= (2,) and tf.experimental
+    if late:
+        late.output_all_intermediates(True)
+    yield
+    if late:
+        late.output_all_intermediates(None)
 
 
 # Runs of benchmarks/train.py.

@@ -9,7 +9,7 @@ training step. Started again, it goes on from the folder's latest checkpoint.
 import sys
 
 import numpy as np
-import tensorflow as tf
+from versions import tf
 
 from awd_lstm_tf import WeightDropLSTMCell
 

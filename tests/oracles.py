@@ -5,8 +5,8 @@ multiplied in numpy, and fed to a graph of stock cells built separately.
 """
 
 import numpy as np
-import tensorflow as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
+from versions import nest, rnn_cell, tf
 
 BATCH, TIME, DEPTH, UNITS = 2, 5, 3, 4
 
@@ -38,7 +38,7 @@ def bidirectional(cells, inputs):
 
 
 def stacked(cells, inputs):
-    cell = tf.nn.rnn_cell.MultiRNNCell(list(cells))
+    cell = rnn_cell.MultiRNNCell(list(cells))
     return tf.nn.dynamic_rnn(cell, inputs, dtype=inputs.dtype)
 
 
@@ -72,7 +72,7 @@ def kernels_of(graph):
 
 
 def loss_of(*results):
-    flat = tf.contrib.framework.nest.flatten(results)
+    flat = nest.flatten(results)
     return tf.add_n([tf.reduce_sum(tf.square(x)) for x in flat])
 
 
@@ -86,7 +86,7 @@ class StockLSTM(object):
             inputs = tf.constant(inputs_value(dtype.as_numpy_dtype))
             with tf.variable_scope("stock", custom_getter=self._getter):
                 cells = [
-                    tf.nn.rnn_cell.LSTMCell(UNITS, **cell_arguments)
+                    rnn_cell.LSTMCell(UNITS, **cell_arguments)
                     for _ in range(count)
                 ]
                 outputs, state = unroll(cells, inputs)
@@ -112,8 +112,8 @@ class StockLSTM(object):
 
 def same(left, right, bound=0.0):
     """Whether two structures of arrays agree, to `bound` of the largest."""
-    left = tf.contrib.framework.nest.flatten(left)
-    right = tf.contrib.framework.nest.flatten(right)
+    left = nest.flatten(left)
+    right = nest.flatten(right)
     assert len(left) == len(right)
     return all(
         np.max(np.abs(a - b), initial=0)

@@ -17,7 +17,7 @@ import killed_training
 import numpy as np
 import oracles
 import pytest
-import tensorflow as tf
+from versions import tf
 
 from awd_lstm_tf import (
     VariationalDropout,

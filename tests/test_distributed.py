@@ -20,17 +20,18 @@ import time
 import numpy as np
 import oracles
 import pytest
-import tensorflow as tf
+import versions
 from tensorflow.python.ops import gen_resource_variable_ops
+from versions import tf
 
 from awd_lstm_tf import WeightDropLSTMCell
 
 PATIENCE = 1800  # seconds after which what has not come is not coming
 
 # Ends when its pipe to the tests is closed, even if they were killed.
-SERVER = """
+SERVER = f"""
 import json, sys
-import tensorflow as tf
+{versions.IMPORT}
 hosts, job, index = sys.argv[1:]
 one = tf.ConfigProto(
     intra_op_parallelism_threads=1, inter_op_parallelism_threads=1
@@ -538,6 +539,7 @@ def examples_of_sums():
     return tf.data.Dataset.from_tensor_slices(data).repeat().batch(16)
 
 
+@versions.needs_estimator
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -572,9 +574,7 @@ def test_mirrored_estimator(tmp_path, seed, arguments):
         str(tmp_path),
         tf_random_seed=seed,
         session_config=session_config,
-        train_distribute=tf.contrib.distribute.MirroredStrategy(
-            ["/cpu:0", "/cpu:1"]
-        ),
+        train_distribute=versions.mirrored_strategy(["/cpu:0", "/cpu:1"]),
     )
     estimator = tf.estimator.Estimator(model_fn, config=run_config)
     losses = []

@@ -8,8 +8,9 @@ that of the same net with stock LSTMCells that read its checkpoint.
 import numpy as np
 import oracles
 import pytest
-import tensorflow as tf
+import versions
 from tensorflow.core.protobuf import rewriter_config_pb2
+from versions import tf
 
 from awd_lstm_tf import WeightDropLSTMCell
 
@@ -253,6 +254,7 @@ def test_bidirectional_dynamic_rnn(tmp_path):
     assert_at_home(bidirectional, tmp_path)
 
 
+@versions.needs_contrib
 def test_stack_bidirectional_dynamic_rnn(tmp_path):
     assert_at_home(stack_bidirectional, tmp_path, drawing)
 
@@ -324,6 +326,7 @@ def attention_and_beam_search(new_cell, inputs, is_train):
 
 
 @pytest.mark.smoke
+@versions.needs_contrib
 def test_seq2seq(tmp_path):
     assert_at_home(attention_and_beam_search, tmp_path)
 
@@ -566,11 +569,13 @@ def assert_estimator_trains(estimator, recorder, folder):
 
 
 @pytest.mark.smoke
+@versions.needs_estimator
 def test_estimator_with_update_ops(tmp_path):
     estimator, recorder = estimator_of(gathered, tmp_path)
     assert_estimator_trains(estimator, recorder, tmp_path)
 
 
+@versions.needs_estimator
 def test_warm_start_settings_from_lstm_cell(stock_checkpoint, tmp_path):
     path, (loss, _, _) = stock_checkpoint
     estimator, recorder = estimator_of(
@@ -602,6 +607,7 @@ def keras_model(cell):
     return model
 
 
+@pytest.mark.usefixtures("late_gradients")
 def test_keras_fit():
     backend = tf.keras.backend
     backend.clear_session()
@@ -648,7 +654,7 @@ def test_xla_jit_scope(tmp_path):
         pytest.skip("this build of TensorFlow has no XLA")
 
     def network(new_cell, inputs, is_train):
-        with tf.contrib.compiler.jit.experimental_jit_scope():
+        with versions.jit_scope():
             return dynamic(new_cell(), inputs)[1].h
 
     assert_at_home(network, tmp_path, bound=1e-5)

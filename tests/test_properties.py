@@ -9,13 +9,11 @@ import hypothesis
 import numpy as np
 import oracles
 import pytest
-import tensorflow as tf
 import versions
 from hypothesis import strategies as st
+from versions import nest, tf
 
 from awd_lstm_tf import WeightDropLSTMBlockFusedCell, WeightDropLSTMCell
-
-nest = tf.contrib.framework.nest
 
 RUNS = 2
 LIMIT = {"float16": 2e-2, "float32": 1e-5, "float64": 1e-12}
@@ -26,7 +24,7 @@ LIMIT = {"float16": 2e-2, "float32": 1e-5, "float64": 1e-12}
 
 
 def zero_state(cell, inputs):
-    return cell.zero_state(inputs.shape[0].value, inputs.dtype)
+    return cell.zero_state(inputs.shape.as_list()[0], inputs.dtype)
 
 
 def single(cells, inputs, lengths):
@@ -51,7 +49,7 @@ def bidirectional(cells, inputs, lengths):
 
 
 def raw_rnn(cells, inputs, lengths):
-    time = inputs.shape[1].value
+    time = inputs.shape.as_list()[1]
     by_time = tf.transpose(inputs, [1, 0, 2])
     steps = tf.TensorArray(inputs.dtype, time, clear_after_read=False)
     steps = steps.unstack(by_time)
@@ -59,7 +57,7 @@ def raw_rnn(cells, inputs, lengths):
     def loop(now, output, state, _):
         if output is None:
             state = zero_state(cells[0], inputs)
-        ended = tf.fill([inputs.shape[0].value], now >= time)
+        ended = tf.fill([inputs.shape.as_list()[0]], now >= time)
         return ended, steps.read(tf.minimum(now, time - 1)), state, output, None
 
     outputs, state, _ = tf.nn.raw_rnn(cells[0], loop)
@@ -72,7 +70,7 @@ def while_loop(cells, inputs, lengths, start=None):
     def step(now, state):
         return now + 1, cells[0](inputs[:, now], state)[1]
 
-    time = inputs.shape[1].value
+    time = inputs.shape.as_list()[1]
     return tf.while_loop(lambda now, _: now < time, step, (0, start))[1]
 
 

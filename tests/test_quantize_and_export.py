@@ -17,7 +17,7 @@ def test_tiny_run(quantize_and_export, tmp_path, capsys):
     quantize_and_export.main(arguments.split())
     printed = capsys.readouterr().out
     assert "Bits per character on 60 characters held out:" in printed
-    if versions.MINOR >= 13:
+    if versions.VERSION >= (1, 13):
         assert "Types of the model's tensors: int16, int32, uint8" in printed
     assert (tmp_path / "model.tflite").stat().st_size > 1000
 

@@ -448,7 +448,7 @@ def test_names(names, chosen):
 
 
 @pytest.mark.skipif(
-    versions.MINOR < 12,
+    versions.VERSION < (1, 12),
     reason="needs constraints given to getters (TensorFlow 1.12)",
 )
 def test_constraints_and_regularizers(open_session):

@@ -1,26 +1,85 @@
-"""What tests must know of the TensorFlow that they run on."""
+"""What tests must know of the TensorFlow that they run on.
 
+Among it `tf`, as a program with TF1 graphs has it, on each version.
+"""
+
+import importlib
 import itertools
+import os
 
 import numpy as np
-import tensorflow as tf
+import pytest
+import tensorflow
 
-MINOR = int(tf.__version__.split(".")[1])
+VERSION = tuple(map(int, tensorflow.__version__.split(".")[:2]))
+
+# On 2.x: v1 is how most programs begin that were written for 1.x. v2 is the
+# other way, and then control flow is made of functions, and variables are
+# resources. `make test FLOW=v2` sets it.
+FLOW = os.environ.get("FLOW", "v1")
+
+# What a program writes that is not for one version of these alone.
+if VERSION < (2,):
+    IMPORT = "import tensorflow as tf\n"
+    tf = tensorflow
+else:
+    IMPORT = "import tensorflow.compat.v1 as tf\n"
+    tf = tensorflow.compat.v1
+    # At this level, it prints that there will be no v1 one day.
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    if FLOW == "v1":
+        IMPORT += "tf.disable_v2_behavior()\n"
+        tf.disable_v2_behavior()
+    else:
+        IMPORT += "tf.disable_eager_execution()\n"
+        tf.disable_eager_execution()
 
 # In 1.11, the order in which gradients of one tensor are added up can differ
 # between two graphs of the same ops: no two need be bit-equal.
-GRADIENTS_REPEAT = MINOR >= 12
+GRADIENTS_REPEAT = VERSION >= (1, 12)
+
+
+def _has_keras_2():
+    try:
+        return bool(tf.nn.rnn_cell.LSTMCell)
+    except AttributeError:  # "is not available with Keras 3"
+        return False
+
+
+KERAS_2 = _has_keras_2()
+if KERAS_2:
+    rnn_cell = tf.nn.rnn_cell
+else:
+    rnn_cell = importlib.import_module("tensorflow.python.ops.rnn_cell_impl")
+
+nest = tf.nest if VERSION >= (1, 14) else tf.contrib.framework.nest
+
+# Why a test is left out.
+needs_1 = pytest.mark.skipif(VERSION >= (2,), reason="of TensorFlow 1.x alone")
+needs_2 = pytest.mark.skipif(VERSION < (2,), reason="of TensorFlow 2.x alone")
+needs_contrib = pytest.mark.skipif(
+    VERSION >= (2,), reason="needs tf.contrib (TensorFlow 1.x)"
+)
+needs_toco = pytest.mark.skipif(
+    VERSION >= (2,), reason="needs toco and tf.contrib.quantize (1.x)"
+)
+needs_estimator = pytest.mark.skipif(
+    not hasattr(tf, "estimator"), reason="needs tf.estimator (until 2.15)"
+)
+needs_keras_2 = pytest.mark.skipif(
+    not KERAS_2, reason="needs Keras 2 (tf_keras on TensorFlow 2.16 and later)"
+)
 
 
 def interpreter(model):
     """TFLite's interpreter of `model`, the bytes of a file."""
-    lite = tf.lite if MINOR >= 13 else tf.contrib.lite
+    lite = tf.lite if VERSION >= (1, 13) else tf.contrib.lite
     return lite.Interpreter(model_content=model)
 
 
 def tensor_types(interpreter):
     """Names of the types of a model's tensors."""
-    if MINOR >= 13:
+    if VERSION >= (1, 13):
         details = interpreter.get_tensor_details()
         return {np.dtype(detail["dtype"]).name for detail in details}
     inner = interpreter._interpreter
@@ -36,14 +95,48 @@ def tensor_types(interpreter):
 
 def saveable_from_iterator(iterator):
     """What savers take for the place of a tf.data iterator."""
-    data = tf.data.experimental if MINOR >= 12 else tf.contrib.data
+    data = tf.data.experimental if VERSION >= (1, 12) else tf.contrib.data
     return data.make_saveable_from_iterator(iterator)
+
+
+def mirrored_strategy(devices):
+    """A copy of the model on each of `devices`."""
+    if VERSION >= (1, 14):
+        return tf.distribute.MirroredStrategy(devices)
+    return tf.contrib.distribute.MirroredStrategy(devices)
+
+
+def jit_scope():
+    """Has XLA compile the ops that are made in it."""
+    if VERSION >= (1, 14):
+        return tf.xla.experimental.jit_scope()
+    return tf.contrib.compiler.jit.experimental_jit_scope()
 
 
 def call_for_each_replica(strategy, function):
     """What `function` returns in each replica of `strategy`, in a list."""
-    if MINOR >= 13:
+    if VERSION >= (1, 13):
         call = strategy.extended.call_for_each_replica
     else:
         call = strategy.call_for_each_tower
+    if VERSION >= (2,):
+        return list(strategy.experimental_local_results(call(function)))
     return strategy.unwrap(call(function))
+
+
+def load_predictor(folder):
+    """The function that a SavedModel serves: from and to dicts of arrays."""
+    if VERSION < (2,):
+        return tf.contrib.predictor.from_saved_model(folder)
+    session = tf.Session(graph=tf.Graph())
+    with session.graph.as_default():
+        model = tf.saved_model.load(session, ["serve"], folder)
+    served = model.signature_def["serving_default"]
+
+    def predict(inputs):
+        return session.run(
+            {name: each.name for name, each in served.outputs.items()},
+            {served.inputs[name].name: inputs[name] for name in inputs},
+        )
+
+    return predict

@@ -1,24 +1,30 @@
 #!/usr/bin/env bash
-# Prints the path of a Python that TensorFlow $1 (default 1.13.1) runs on; with
-# $2 (3.6 or 3.7), of one of that version.
+# Prints the path of a Python that TensorFlow $1 runs on; with $2 (3.6 to 3.13),
+# of one of that version. Without $1, or with an empty one: of a Python 3.7 or
+# 3.6, for TensorFlow 1.13.1, and where there is none, of one of 3.8 to 3.13.
 #
-#   PYTHON=/path/to/python3.7 tools/find_python.sh     takes that one or fails
+#   PYTHON=/path/to/python tools/find_python.sh     takes that one or fails
 #
-# Otherwise, in this order: python3.7, python3 and python on PATH, any of
-# pyenv's, any of conda's, one that uv has; the same for 3.6; and at last one
-# that uv fetches into .python/. A candidate counts only if it runs: pyenv puts
-# a `python3.7` on PATH that does nothing but say it is not selected.
+# Otherwise, for each version in turn: the one on PATH, any of pyenv's, any of
+# conda's, one that uv has; and at last one that uv fetches into .python/. A
+# candidate counts only if it runs: pyenv puts a `python3.7` on PATH that does
+# nothing but say it is not selected.
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
-tensorflow=${1:-1.13.1}
+tensorflow=${1:-}
 case $tensorflow in
+  "") wanted=(3.7 3.6 3.12 3.11 3.10 3.13 3.9 3.8) ;;
   1.1[0-2].* | 1.[0-9].*) wanted=(3.6) ;;
-  *) wanted=(3.7 3.6) ;;
+  1.* | intel-*) wanted=(3.7 3.6) ;;
+  2.4.*) wanted=(3.8 3.7 3.6) ;;
+  2.8.*) wanted=(3.10 3.9 3.8 3.7) ;;
+  2.15.*) wanted=(3.11 3.10 3.9) ;;
+  *) wanted=(3.12 3.11 3.10 3.13 3.9 3.8) ;;
 esac
 wanted=(${2:-"${wanted[@]}"})
 names=${wanted[*]}
-names=${names// / or }
+names=${names// /, }
 # uv 0.6 is the last to offer Python 3.7.
 uv_version=0.6.17
 
@@ -27,9 +33,9 @@ uv_version=0.6.17
 try() {
   "$1" - "$2" 2>/dev/null <<'PYTHON'
 import ensurepip, platform, ssl, sys, venv
-if (
-    "%d.%d" % sys.version_info[:2] != sys.argv[1]
-    or platform.machine().lower() not in ("x86_64", "amd64")
+if "%d.%d" % sys.version_info[:2] != sys.argv[1] or (
+    sys.version_info < (3, 8)
+    and platform.machine().lower() not in ("x86_64", "amd64")
 ):
     sys.exit(1)
 print(sys.executable)
@@ -73,15 +79,15 @@ if [ -n "${PYTHON:-}" ]; then
   for version in "${wanted[@]}"; do
     try "$PYTHON" "$version" && exit
   done
-  echo "PYTHON must be a Python $names for 64-bit x86, with venv and ssl, got" \
-    "$PYTHON (it may not run at all)." >&2
+  echo "PYTHON must be a Python of $names, with venv and ssl (and for" \
+    "TensorFlow 1.x for 64-bit x86), got $PYTHON (it may not run at all)." >&2
   exit 1
 fi
 search || { fetch && search; } && exit
 
 cat >&2 <<MESSAGE
 
-TensorFlow $tensorflow needs Python $names for 64-bit x86. None was found, and uv
+TensorFlow ${tensorflow:-1.13.1} needs a Python of $names. None was found, and uv
 could not fetch one (see above). Each of these brings one; then run make again:
 
   pyenv install ${wanted[0]}

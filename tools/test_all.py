@@ -6,7 +6,7 @@
 Each line is one `make check`, against the wheel in an environment of its own.
 Where its Python is missing, or the set-up fails, the table says so, the other
 lines are still run, and the exit code is 1. The Pythons are those that
-find_python.sh finds, or those that PYTHON36 and PYTHON37 name.
+find_python.sh finds, or those that PYTHON36, PYTHON37 and so on name.
 """
 
 import argparse
@@ -21,9 +21,9 @@ import xml.etree.ElementTree
 
 TOOLS = pathlib.Path(__file__).resolve().parent
 MAKE = os.environ.get("MAKE", "make")
-ROW = "{:<13} {:<7} {:<6} {:>7} {:>7} {:>7} {:>6}  {}"
+ROW = "{:<13} {:<7} {:<5} {:<6} {:>7} {:>7} {:>7} {:>6}  {}"
 
-Version = collections.namedtuple("Version", "tensorflow python tests")
+Version = collections.namedtuple("Version", "tensorflow python flow tests")
 Outcome = collections.namedtuple("Outcome", "passed failed skips seconds note")
 
 
@@ -58,7 +58,7 @@ def run_tests(version, python, jobs):
         code = subprocess.call(
             [MAKE, "--no-print-directory", "check"]
             + [f"TF={version.tensorflow}", f"PY={version.python}"]
-            + [f"PYTHON={python}", f"JOBS={jobs}"]
+            + [f"PYTHON={python}", f"JOBS={jobs}", f"FLOW={version.flow}"]
             + [f"ARGS={mark}--quiet --tb=short --junitxml={report}"],
             cwd=str(TOOLS.parent),
         )
@@ -87,8 +87,8 @@ def show(outcomes):
     print()
     print(
         ROW.format(
-            *["TensorFlow", "Python", "tests", "passed", "skipped", "failed"],
-            *["min", ""],
+            *["TensorFlow", "Python", "flow", "tests"],
+            *["passed", "skipped", "failed", "min", ""],
         )
     )
     for version, outcome in outcomes.items():
@@ -112,7 +112,7 @@ def by_text(outcomes, field):
     """How often each text stands in `field`, by version."""
     grouped = collections.OrderedDict()
     for version, outcome in outcomes.items():
-        name = f"{version.tensorflow} on {version.python}"
+        name = f"{version.tensorflow} on {version.python}, {version.flow}"
         for text in getattr(outcome, field):
             counts = grouped.setdefault(text, collections.Counter())
             counts[name] += 1
@@ -124,15 +124,17 @@ def main():
     parser.add_argument("wanted", nargs="*")
     parser.add_argument("--jobs", default="2")
     arguments = parser.parse_args()
-    pythons, outcomes = {}, collections.OrderedDict()
-    for version in versions(arguments.wanted):
-        if version.python not in pythons:
-            pythons[version.python] = find_python(version)
-        print(f"\n--- TensorFlow {' '.join(version)}", flush=True)
-        python = pythons[version.python]
-        outcomes[version] = run_tests(version, python, arguments.jobs)
+    outcomes = collections.OrderedDict()
+    try:
+        for version in versions(arguments.wanted):
+            print(f"\n--- TensorFlow {' '.join(version)}", flush=True)
+            python = find_python(version)
+            outcomes[version] = run_tests(version, python, arguments.jobs)
+    except KeyboardInterrupt:
+        print("\nStopped; of the lines before this one:")
     show(outcomes)
-    sys.exit(any(outcome.note for outcome in outcomes.values()))
+    whole = len(outcomes) == len(list(versions(arguments.wanted)))
+    sys.exit(not whole or any(outcome.note for outcome in outcomes.values()))
 
 
 if __name__ == "__main__":
