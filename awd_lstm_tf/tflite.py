@@ -2,7 +2,7 @@
 
 | form | activations | weights | runs in |
 |---|---|---|---|
-| "uint8" | uint8; int16 in the cell | uint8 | TensorFlow 1.11 and later, LiteRT |
+| "uint8" | uint8; int16 in the cell | uint8 | TensorFlow 1.11 on, LiteRT |
 | "int16x8" | int16 | int8 | LiteRT, TFLite of 2.8 and later, TFLite Micro |
 
 Both are exact images of one fake-quant graph: no form needs another training.

@@ -112,6 +112,14 @@ def _is_phase(value):
         return any(value is each for each in [training_phase(), *phases])
 
 
+class NotKept(ValueError, NotImplementedError):
+    """An argument that no config can hold.
+
+    NotImplementedError, too, which tells `tf.train.Checkpoint` that there is no
+    config to save beside the weights.
+    """
+
+
 def kept_config(config):
     """`config`, whose tensors another graph cannot have, made fit to keep.
 
@@ -122,7 +130,7 @@ def kept_config(config):
       The dict, with the switch by its name.
 
     Raises:
-      ValueError: for any other tensor.
+      NotKept: for any other tensor.
     """
     kept = dict(config)
     for argument, value in config.items():
@@ -132,7 +140,7 @@ def kept_config(config):
             fix = "give a Python value"
             if argument == "is_train":
                 fix += ", or `awd_lstm_tf.training_phase()`"
-            raise ValueError(
+            raise NotKept(
                 f"`{argument}` must not be a tensor of this graph for a layer "
                 f"to be made again from its config, got '{value.name}': {fix}."
             )

@@ -469,14 +469,15 @@ def test_config_round_trip(name):
     assert names[0] == names[1]
 
 
-def test_config_holds_no_tensors():
-    rate, is_train = tf.constant(0.5), tf.constant(True)
-    cell = WeightDropLSTMCell(
-        UNITS, weight_drop_kr=rate, use_vd=True, is_train=is_train
-    )
-    config = cell.get_config()
-    assert "weight_drop_kr" not in config and "is_train" not in config
-    WeightDropLSTMCell.from_config(config)
+@pytest.mark.parametrize(
+    "argument, value", [("weight_drop_kr", 0.5), ("is_train", True)]
+)
+def test_config_loses_no_tensor(argument, value):
+    arguments = dict(weight_drop_kr=0.5, use_vd=True)
+    arguments[argument] = tf.constant(value, name="given")
+    cell = WeightDropLSTMCell(UNITS, **arguments)
+    with pytest.raises(ValueError, match=f"`{argument}` must not .*given:0"):
+        cell.get_config()
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
