@@ -1,6 +1,7 @@
 """WeightDropWrapper: stock layers against themselves on kernels times masks."""
 
 import copy
+import re
 
 import numpy as np
 import oracles
@@ -41,9 +42,10 @@ def static(cell, inputs):
 
 def one_of_two(cell, inputs):
     other = cells.BasicRNNCell(UNITS)
-    return tf.nn.bidirectional_dynamic_rnn(
+    outputs, _ = tf.nn.bidirectional_dynamic_rnn(
         cell, other, inputs, dtype=tf.float32
-    )[0][0]
+    )
+    return outputs[0]
 
 
 def called(layer, inputs):
@@ -119,12 +121,14 @@ LAYERS = {
 FEW = ["gru", "gru_static", "attention", "function", "keras_lstm"]
 
 
-def is_kernel(variable):
-    return variable.op.name.endswith(("kernel", "weights"))
-
-
 def kernels():
-    return list(filter(is_kernel, tf.trainable_variables()))
+    """The kernels that `LAYERS` counts."""
+    return [
+        variable
+        for variable in tf.trainable_variables()
+        if re.search("(kernel|weights)(_1)?$", variable.op.name)
+        and "basic_rnn_cell" not in variable.name
+    ]
 
 
 def loss_of(outputs):
@@ -350,10 +354,7 @@ def test_nothing_to_drop_is_the_stock_graph(name, keep_rate, is_train):
     def nodes(layer):
         with tf.Graph().as_default() as graph, tf.variable_scope("net"):
             call(layer, inputs())
-            text = str(graph.as_graph_def())
-        # `zero_state` names a scope after the class.
-        kind = type(layer).__name__ + "ZeroState"
-        return text.replace(kind, "ZeroState")
+            return graph.as_graph_def()
 
     assert nodes(drop) == nodes(make())
     assert drop.masks == {}
@@ -397,7 +398,7 @@ def test_switch_of_the_graph(open_session):
 
 @pytest.mark.parametrize("name", sorted(LAYERS))
 @pytest.mark.parametrize("resource", [False, True])
-def test_variables_are_of_the_stock_names_and_kind(name, resource):
+def test_names_and_kinds_are_stock(name, resource):
     make, call, _ = LAYERS[name]
 
     def described(layer):
@@ -472,7 +473,7 @@ def test_object_based_checkpoint_holds_the_weights(
     make, open_session, tmp_path
 ):
     cell = WeightDropWrapper(make(UNITS), **HELD)
-    keras_rnn(cell, inputs())
+    (keras_rnn if make is keras.GRUCell else dynamic)(cell, inputs())
     session = initialized(open_session())
     weights = tf.trainable_variables()
     before = session.run(weights)
@@ -484,7 +485,7 @@ def test_object_based_checkpoint_holds_the_weights(
     assert oracles.same(session.run(weights), before)
 
 
-@pytest.mark.parametrize("name", [*FEW, "dense", "keras_cell", "fused"])
+@pytest.mark.parametrize("name", [*FEW, "dense", "fused"])
 def test_the_layer_outside_of_the_wrapper_is_stock(name, open_session):
     make, call, _ = LAYERS[name]
     layer, x = make(), inputs()
