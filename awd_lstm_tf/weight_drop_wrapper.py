@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import re
 import sys
 import weakref
@@ -149,6 +150,23 @@ class WeightDropWrapper(object):
                 else copy.deepcopy(value, memo)
             )
         return twin
+
+    def get_config(self):
+        """Is there for layers of `tf.keras.layers` alone."""
+        raise ValueError(
+            "`layer` must be of tf.keras.layers for a wrapper to be made again "
+            f"from its config, got {self.layer!r}: wrap such a layer, or do "
+            "not copy, save or make bidirectional by Keras what holds it."
+        )
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Makes it from what `get_config` returned, in the current graph."""
+        wrapper = _versions.keras_layers().Wrapper
+        config = dict(training.taken_config(config))
+        # Keras may copy what it is given, and cannot copy a tensor.
+        make = functools.partial(cls, is_train=config.pop("is_train"))
+        return wrapper.from_config.__func__(make, config, custom_objects)
 
     # A call
 
@@ -396,7 +414,14 @@ class _KerasMembers(object):
         return self.layer.compute_mask(inputs, mask)
 
     def get_config(self):
-        """Returns the arguments to make this wrapper again."""
+        """Returns the arguments to make this wrapper again.
+
+        `training_phase()` is kept by its name.
+
+        Raises:
+          ValueError: for an argument that is any other tensor, and for `names`
+            that are a function.
+        """
         config = super(WeightDropWrapper, self).get_config()
         names = self._weight_drop_config["names"]
         if not isinstance(names, str):
@@ -406,16 +431,6 @@ class _KerasMembers(object):
             )
         kept = training.kept_config(self._weight_drop_config)
         return dict(config, **kept)
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Makes it from what `get_config` returned, in the current graph."""
-        keras = _versions.keras_layers()
-        config = dict(training.taken_config(config))
-        config["layer"] = keras.deserialize(
-            config["layer"], custom_objects=custom_objects
-        )
-        return cls(**config)
 
 
 class _KerasCellMembers(_KerasMembers):

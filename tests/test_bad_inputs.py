@@ -66,6 +66,13 @@ def called_dropout(inputs, *args, **arguments):
     return dropout(*args, **arguments)(inputs)
 
 
+class Callable(Thing):
+    """The same, but it can be called."""
+
+    def __call__(self):
+        return self
+
+
 def wrapper(layer=None, **arguments):
     layer = layer or tf.layers.Dense(UNITS)
     return WeightDropWrapper(layer, **dict(DROP, **arguments))
@@ -871,6 +878,13 @@ WRAPPER = [
         ValueError,
         "`names` must choose variables of known shape, got 'kernel:0' of shape "
         "<unknown>: leave it out.",
+    ),
+    (
+        lambda: wrapper(Callable()).get_config(),
+        ValueError,
+        "`layer` must be of tf.keras.layers for a wrapper to be made again "
+        "from its config, got <a thing>: wrap such a layer, or do not copy, "
+        "save or make bidirectional by Keras what holds it.",
     ),
     (
         lambda: wrapper(keras.Dense(UNITS), names=len).get_config(),
