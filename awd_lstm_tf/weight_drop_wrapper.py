@@ -525,21 +525,28 @@ class _Run(object):
     @contextlib.contextmanager
     def getting(self):
         """Has what is gotten by `tf.get_variable` masked."""
-        active = [True]
+        # No scope is opened for it: layers remember those that they are called
+        # in, and default names are counted on in each
+        # (test_weight_drop_wrapper.py::test_functions_in_one_scope).
+        scope, active = tf.get_variable_scope(), [True]
+        before = scope.custom_getter
+        names = tf.get_default_graph().get_name_scope()
 
-        def get_masked(getter, name, *args, **kwargs):
-            variable = getter(name, *args, **kwargs)
-            # A layer remembers the scope that it was made in, and so us.
-            return self._gotten(variable) if active else variable
+        def get_masked(getter, *args, **kwargs):
+            if before is not None:
+                getter = functools.partial(before, getter)
+            variable = getter(*args, **kwargs)
+            if not active:  # a layer remembers its scope's getter, too
+                return variable
+            with tf.name_scope(names + "/" if names else None):
+                return self._gotten(variable)
 
-        scope = tf.get_variable_scope()
-        with tf.variable_scope(
-            scope, custom_getter=get_masked, auxiliary_name_scope=False
-        ):
-            try:
-                yield
-            finally:
-                active.clear()
+        scope.set_custom_getter(get_masked)
+        try:
+            yield
+        finally:
+            active.clear()
+            scope.set_custom_getter(before)
 
     def _gotten(self, variable):
         masked, layers = variable, _layers_in_frames(*_BUILDING)

@@ -601,6 +601,35 @@ def test_all_calls_share_a_mask_and_two_wrappers_do_not(open_session):
     assert np.all(plain == 1)
 
 
+def test_functions_in_one_scope():
+    """Their layers are counted on as without a wrapper."""
+
+    def names(*functions):
+        with tf.Graph().as_default(), tf.variable_scope("net"):
+            for each in functions:
+                each(inputs())
+            return [variable.name for variable in tf.trainable_variables()]
+
+    one, other = (WeightDropWrapper(function, **HELD) for _ in range(2))
+    need = names(function, function, function)
+    assert names(one, function, other) == need
+    assert names(one, one, function) == need
+
+
+def test_called_again_in_a_function(open_session):
+    if not hasattr(tf.contrib.eager, "defun") or versions.MINOR >= 15:
+        pytest.skip("tf.contrib.eager.defun, before TensorFlow 1.15")
+    tf.get_variable_scope().set_use_resource(True)
+    drop = WeightDropWrapper(cells.GRUCell(UNITS), **HELD)
+    x, h = tf.ones([2, oracles.DEPTH]), tf.zeros([2, UNITS])
+    outputs = [drop(x, h)[0] for _ in range(2)]
+    outputs.append(tf.contrib.eager.defun(lambda x: drop(x, h)[0])(x))
+    session = initialized(open_session())
+    session.run(drop.get_vd_update_op())
+    one, *others = session.run(outputs)
+    assert all(oracles.same(one, other, 1e-6) for other in others)
+
+
 def test_two_wrappers_of_one_layer(open_session):
     layer = cells.GRUCell(UNITS)
     drops = [WeightDropWrapper(layer, **HELD) for _ in range(2)]
@@ -785,13 +814,13 @@ def test_ops_are_built_once_and_collected():
     assert not set(tf.get_collection(masks.MASKS)) & set(tf.global_variables())
 
 
-def test_ops_are_in_the_scope_of_their_tower():
-    drop = WeightDropWrapper(
-        cells.GRUCell(UNITS), updates_collections="updates", **HELD
-    )
+@pytest.mark.parametrize("name", ["gru", "attention", "dense", "function"])
+def test_ops_are_in_the_scope_of_their_tower(name):
+    make, call, count = LAYERS[name]
+    drop = WeightDropWrapper(make(), updates_collections="updates", **HELD)
     with tf.name_scope("tower_3") as scope:
-        dynamic(drop, inputs())
-    assert len(tf.get_collection("updates", scope)) == 2
+        call(drop, inputs())
+    assert len(tf.get_collection("updates", scope)) == count
 
 
 def test_seed():
