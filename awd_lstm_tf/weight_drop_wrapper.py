@@ -153,7 +153,7 @@ class WeightDropWrapper(object):
 
     def get_config(self):
         """Is there for layers of `tf.keras.layers` alone."""
-        raise ValueError(
+        raise training.NotKept(
             "`layer` must be of tf.keras.layers for a wrapper to be made again "
             f"from its config, got {self.layer!r}: wrap such a layer, or do "
             "not copy, save or make bidirectional by Keras what holds it."
@@ -425,7 +425,7 @@ class _KerasMembers(object):
         config = super(WeightDropWrapper, self).get_config()
         names = self._weight_drop_config["names"]
         if not isinstance(names, str):
-            raise ValueError(
+            raise training.NotKept(
                 "`names` must be a string for a layer to be made again from "
                 f"its config, got {names!r}."
             )

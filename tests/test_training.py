@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import oracles
 import pytest
-import tensorflow as tf
+from versions import tf
 
 from awd_lstm_tf import (
     MaskUpdateHook,
