@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import re
 import sys
 import weakref
@@ -12,7 +13,8 @@ from awd_lstm_tf import _checks, _placing, _versions, masks, training
 from awd_lstm_tf._versions import rnn_cell, tf
 
 # The matrices of TensorFlow's layers and cells; "weights" are tf.contrib's.
-KERNELS = "(kernel|weights)$"
+# Keras numbers those of several cells in one scope.
+KERNELS = r"(kernel|weights)(_\d+)?$"
 
 _SEED_STRIDE = 1000003  # more than one mask ever draws while a graph is built
 
@@ -149,6 +151,23 @@ class WeightDropWrapper(object):
             )
         return twin
 
+    def get_config(self):
+        """Is there for layers of `tf.keras.layers` alone."""
+        raise training.NotKept(
+            "`layer` must be of tf.keras.layers for a wrapper to be made again "
+            f"from its config, got {self.layer!r}: wrap such a layer, or do "
+            "not copy, save or make bidirectional by Keras what holds it."
+        )
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Makes it from what `get_config` returned, in the current graph."""
+        wrapper = _versions.keras_layers().Wrapper
+        config = dict(training.taken_config(config))
+        # Keras may copy what it is given, and cannot copy a tensor.
+        make = functools.partial(cls, is_train=config.pop("is_train"))
+        return wrapper.from_config.__func__(make, config, custom_objects)
+
     # A call
 
     def _call(self, call, *args, **kwargs):
@@ -156,13 +175,18 @@ class WeightDropWrapper(object):
         if not self._active:
             return call(*args, **kwargs)
         with contextlib.ExitStack() as stack:
-            run = _Run(self._is_chosen, self._masked, self._made.layers)
+            run = _Run(self._is_chosen, self._masked, self._made.layers, stack)
             run.swap(self.layer, stack)
             for layer in list(self._made.layers):
                 run.swap(layer, stack)
             stack.enter_context(run.getting())
             result = call(*args, **kwargs)
         run.put_back(self.layer, *self._made.layers)
+        self._check(run)
+        return result
+
+    def _check(self, run):
+        """Nothing that was to be dropped is left whole without a word."""
         if not run.masked:
             names = sorted(run.seen) or "no variable"
             raise ValueError(
@@ -170,7 +194,14 @@ class WeightDropWrapper(object):
                 f"{self._weight_drop_config['names']!r} and {names}: name what "
                 "is to be dropped."
             )
-        return result
+        for weight in getattr(self.layer, "trainable_weights", ()):
+            if self._is_chosen(weight) and _name_of(weight) not in run.seen:
+                raise ValueError(
+                    "`names` must choose variables that the layer has in "
+                    "attributes, in lists or dicts of these, or gets in its "
+                    f"call, got '{_name_of(weight)}', which it hides: leave it "
+                    "out."
+                )
 
     def _is_chosen(self, variable):
         return bool(self._chosen(_name_of(variable)))
@@ -359,6 +390,7 @@ class _KerasMembers(object):
     def _begin_wrapper(self, layer, kwargs):
         super(WeightDropWrapper, self).__init__(layer, **kwargs)
         self.supports_masking = getattr(layer, "supports_masking", False)
+        _versions.track(self, layer, "layer")  # 1.13 does not
 
     def build(self, input_shape=None):
         if not self.layer.built:
@@ -382,26 +414,23 @@ class _KerasMembers(object):
         return self.layer.compute_mask(inputs, mask)
 
     def get_config(self):
-        """Returns the arguments to make this wrapper again."""
+        """Returns the arguments to make this wrapper again.
+
+        `training_phase()` is kept by its name.
+
+        Raises:
+          ValueError: for an argument that is any other tensor, and for `names`
+            that are a function.
+        """
         config = super(WeightDropWrapper, self).get_config()
         names = self._weight_drop_config["names"]
         if not isinstance(names, str):
-            raise ValueError(
+            raise training.NotKept(
                 "`names` must be a string for a layer to be made again from "
                 f"its config, got {names!r}."
             )
         kept = training.kept_config(self._weight_drop_config)
         return dict(config, **kept)
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Makes it from what `get_config` returned, in the current graph."""
-        keras = _versions.keras_layers()
-        config = dict(training.taken_config(config))
-        config["layer"] = keras.deserialize(
-            config["layer"], custom_objects=custom_objects
-        )
-        return cls(**config)
 
 
 class _KerasCellMembers(_KerasMembers):
@@ -429,10 +458,12 @@ class _Run(object):
       is_chosen: function of a variable.
       masked: function of a variable, its masked weights.
       layers: set of the layers that are made in calls.
+      stack: `ExitStack` of the call.
     """
 
-    def __init__(self, is_chosen, masked, layers):
+    def __init__(self, is_chosen, masked, layers, stack):
         self._is_chosen, self._mask, self._layers = is_chosen, masked, layers
+        self._stack = stack
         self._building = 0
         self._handed = []  # pairs of tensor and variable
         self.masked, self.seen = False, set()
@@ -475,48 +506,88 @@ class _Run(object):
         attributes["build"] = build_and_swap
         stack.callback(attributes.pop, "build", None)
 
+    def _swap_when_called(self, layer):
+        """Does so in each call of a layer, until the run ends."""
+        attributes = vars(layer)
+        if "call" in attributes:
+            return
+        call = layer.call
+
+        @_versions.as_written
+        def call_swapped(*args, **kwargs):
+            with contextlib.ExitStack() as stack:
+                self.swap(layer, stack)
+                return call(*args, **kwargs)
+
+        attributes["call"] = call_swapped
+        self._stack.callback(attributes.pop, "call", None)
+
     @contextlib.contextmanager
     def getting(self):
         """Has what is gotten by `tf.get_variable` masked."""
-        active = [True]
+        # No scope is opened for it: layers remember those that they are called
+        # in, and default names are counted on in each
+        # (test_weight_drop_wrapper.py::test_functions_in_one_scope).
+        scope, active = tf.get_variable_scope(), [True]
+        before = scope.custom_getter
+        names = tf.get_default_graph().get_name_scope()
 
-        def get_masked(getter, name, *args, **kwargs):
-            variable = getter(name, *args, **kwargs)
-            # A layer remembers the scope that it was made in, and so us.
-            if not active or self._building:
+        def get_masked(getter, *args, **kwargs):
+            if before is not None:
+                getter = functools.partial(before, getter)
+            variable = getter(*args, **kwargs)
+            if not active:  # a layer remembers its scope's getter, too
                 return variable
-            masked = self._of(variable)
-            if masked is not variable:
-                self._handed.append((masked, variable))
-                self._layers.update(_layers_that_ask())
-            return masked
+            with tf.name_scope(names + "/" if names else None):
+                return self._gotten(variable)
 
-        scope = tf.get_variable_scope()
-        with tf.variable_scope(
-            scope, custom_getter=get_masked, auxiliary_name_scope=False
-        ):
-            try:
-                yield
-            finally:
-                active.clear()
+        scope.set_custom_getter(get_masked)
+        try:
+            yield
+        finally:
+            active.clear()
+            scope.set_custom_getter(before)
+
+    def _gotten(self, variable):
+        masked, layers = variable, _layers_in_frames(*_BUILDING)
+        if not self._building:
+            self._layers.update(layers or _layers_in_frames(*_GETTING))
+            if layers:  # to which it is a variable, with a regularizer
+                self._swap_when_called(layers[0])
+            else:
+                masked = self._of(variable)
+        self._handed.append((masked, variable))
+        return masked
 
     def put_back(self, *layers):
         """Has layers that kept what they got keep the variables."""
-        if not self._handed:
-            return
-
-        def variable_of(value):
-            for tensor, variable in self._handed:
-                if value is tensor:
-                    return variable
-            return value
-
         for layer in layers:
             for part in _parts(layer):
                 for name, value in list(vars(part).items()):
-                    new = _mapped(variable_of, value)
+                    new = _mapped(self._variable_of, value)
                     if new is not value:
                         vars(part)[name] = new
+                self._keep_books(vars(part))
+
+    def _variable_of(self, value):
+        for tensor, variable in self._handed:
+            if value is tensor:
+                return variable
+        return value
+
+    def _keep_books(self, attributes):
+        # A cell takes what is masked for a weight that is not trained, and
+        # notes it after those that are
+        # (test_weight_drop_wrapper.py::test_names_and_kinds_are_stock).
+        handed = list(enumerate(self._handed))
+        order = {id(each): at for at, (_, each) in reversed(handed)}
+        others = attributes.get("_non_trainable_weights", [])
+        trained = attributes.get("_trainable_weights", [])
+        for each in [v for v in others if id(v) in order and _is_trained(v)]:
+            others[:] = [other for other in others if other is not each]
+            if all(each is not known for known in trained):
+                trained.append(each)
+        trained.sort(key=lambda variable: order.get(id(variable), -1))
 
 
 def _is_variable(value):
@@ -579,11 +650,16 @@ def _layers_in(value):
     return [value] if is_layer else []
 
 
-def _layers_that_ask():
-    """Layers in whose building a variable is being gotten."""
-    found, frame = [], sys._getframe(2)
+# The methods of layers, and of cells, that get a variable.
+_BUILDING = ("add_weight", "add_variable")
+_GETTING = ("_rnn_get_variable",)
+
+
+def _layers_in_frames(*methods):
+    """The layers that are in one of these methods now, the innermost first."""
+    found, frame = [], sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name in ("add_weight", "add_variable"):
+        if frame.f_code.co_name in methods:
             found.append(frame.f_locals.get("self"))
         frame = frame.f_back
     return [layer for layer in found if _versions.is_layer(layer)]

@@ -12,11 +12,12 @@ import tensorflow as tf
 
 import awd_lstm_tf
 from awd_lstm_tf import (
+    MaskUpdateHook,
     NTASGDOptimizer,
     VariationalDropout,
-    WeightDropGetter,
     WeightDropLSTMBlockFusedCell,
     WeightDropLSTMCell,
+    WeightDropWrapper,
     activation_regularization,
     embedding_dropout,
     mask_summaries,
@@ -24,8 +25,10 @@ from awd_lstm_tf import (
     temporal_activation_regularization,
     tflite,
 )
+from awd_lstm_tf.training import NotKept
 
 UNITS, DEPTH, BATCH, TIME = 4, 3, 2, 5
+keras = tf.keras.layers
 NAN, INF = float("nan"), float("inf")
 DROP = dict(weight_drop_kr=0.5, use_vd=True)
 
@@ -62,6 +65,38 @@ def dropout(input_shape=(DEPTH,), keep_prob=0.5, **arguments):
 
 def called_dropout(inputs, *args, **arguments):
     return dropout(*args, **arguments)(inputs)
+
+
+class Callable(Thing):
+    """The same, but it can be called."""
+
+    def __call__(self):
+        return self
+
+
+def wrapper(layer=None, **arguments):
+    layer = layer or tf.layers.Dense(UNITS)
+    return WeightDropWrapper(layer, **dict(DROP, **arguments))
+
+
+def hides_a_kernel():
+    """A layer with a kernel that is found in no attribute of its own."""
+
+    class Box(object):
+        pass
+
+    class Hides(tf.layers.Dense):
+        def build(self, inputs_shape):
+            super(Hides, self).build(inputs_shape)
+            self.box, self.built = Box(), False
+            self.box.kernel = self.add_variable("hidden/kernel", [UNITS])
+
+    return Hides(UNITS)
+
+
+def of_unknown_kernel():
+    initial = tf.placeholder(tf.float32)
+    return tf.get_variable("kernel", initializer=initial, validate_shape=False)
 
 
 def embedded(params=((1.0,), (2.0,)), ids=(0,), keep_prob=0.5, **arguments):
@@ -364,6 +399,35 @@ CELL = [
         "`is_quant` must be True or False, got 1.",
     ),
     (
+        lambda: cell(UNITS, use_peepholes=1.0),
+        TypeError,
+        "`use_peepholes`, the second argument, must be True or False, got 1.0: "
+        "for BasicLSTMCell(units, forget_bias) write WeightDropLSTMCell(units, "
+        "forget_bias=...).",
+    ),
+    (
+        lambda: WeightDropLSTMCell(UNITS, 0),
+        TypeError,
+        "`use_peepholes`, the second argument, must be True or False, got 0: "
+        "for BasicLSTMCell(units, forget_bias) write WeightDropLSTMCell(units, "
+        "forget_bias=...).",
+    ),
+    (
+        lambda: cell(weight_drop_kr=tf.constant(0.5, name="rate")).get_config(),
+        ValueError,
+        "`weight_drop_kr` must not be a tensor of this graph for a layer to be "
+        "made again from its config, got 'rate:0': give a Python value.",
+    ),
+    (
+        lambda: cell(
+            is_train=tf.constant(True, name="mode"), **DROP
+        ).get_config(),
+        ValueError,
+        "`is_train` must not be a tensor of this graph for a layer to be made "
+        "again from its config, got 'mode:0': give a Python value, or "
+        "`awd_lstm_tf.training_phase()`.",
+    ),
+    (
         lambda: cell(quant_delay=-1),
         ValueError,
         "`quant_delay` must be at least 0, got -1.",
@@ -408,11 +472,6 @@ FUSED = [
         lambda: fused(weight_drop_kr=1.5, use_vd=True),
         ValueError,
         "`weight_drop_kr` must be in (0, 1], got 1.5.",
-    ),
-    (
-        lambda: fused(cell_clip=-1),
-        ValueError,
-        "`cell_clip` must be above 0, got -1: leave it out for no clipping.",
     ),
     (
         lambda: fused(cell_clip=NAN),
@@ -591,7 +650,8 @@ DROPOUT = [
         lambda: dropout([None, 3]),
         ValueError,
         "`input_shape` must be a list of known sizes, got [None, 3]: use 1 for "
-        "a dimension along which the mask is shared.",
+        "a dimension along which the mask is shared, or `auto_update=True`, "
+        "which draws it for any size.",
     ),
     (
         lambda: dropout(None),
@@ -682,17 +742,164 @@ SUMMARIES = [
     ),
 ]
 
-GETTER = [
+HOOKS = [
     (
-        lambda: WeightDropGetter(0.0),
+        lambda: MaskUpdateHook(3),
+        TypeError,
+        "`owners` must be cells or dropouts of awd_lstm_tf, each an argument "
+        "of its own, got 3.",
+    ),
+    (
+        lambda: MaskUpdateHook([tf.nn.rnn_cell.DropoutWrapper]),
+        TypeError,
+        "`owners` must be cells or dropouts of awd_lstm_tf, each an argument "
+        "of its own, got <class 'tensorflow.python.ops.rnn_cell_impl."
+        "DropoutWrapper'>.",
+    ),
+    (
+        lambda: MaskUpdateHook(cell(**DROP), 0),
+        ValueError,
+        "`every_steps` must be at least 1, got 0.",
+    ),
+    (
+        lambda: MaskUpdateHook(cell(**DROP), 0.5),
+        TypeError,
+        "`every_steps` must be an integer, got 0.5.",
+    ),
+    (
+        lambda: MaskUpdateHook(cell(**DROP)).begin(),
+        ValueError,
+        "`get_vd_update_op()` needs the mask, whose shape is not known yet: "
+        "pass `input_size`, or call the cell first.",
+    ),
+]
+
+WRAPPER = [
+    (
+        lambda: wrapper(weight_drop_kr=0.0),
         ValueError,
         "`weight_drop_kr` must be in (0, 1], got 0.0.",
     ),
     (
-        lambda: WeightDropGetter(0.5, names=3),
+        lambda: wrapper(weight_drop_kr="half"),
+        TypeError,
+        "`weight_drop_kr` must be a float in (0, 1] or a scalar float tensor, "
+        "got 'half'.",
+    ),
+    (
+        lambda: wrapper(use_vd=False, auto_update=True),
+        ValueError,
+        "`auto_update` must go with `use_vd=True`, got `use_vd=False`: set "
+        "both, or leave `auto_update` out.",
+    ),
+    (
+        lambda: wrapper(use_vd=1),
+        TypeError,
+        "`use_vd` must be True or False, got 1.",
+    ),
+    (
+        lambda: wrapper(is_train="no"),
+        TypeError,
+        "`is_train` must be True, False or a scalar bool tensor, got 'no'.",
+    ),
+    (
+        lambda: wrapper(seed=0.5),
+        TypeError,
+        "`seed` must be an integer, got 0.5.",
+    ),
+    (
+        lambda: wrapper(updates_collections=3),
+        TypeError,
+        "`updates_collections` must be a name or a list of names, got 3.",
+    ),
+    (
+        lambda: wrapper(names=3),
         TypeError,
         "`names` must be a regular expression or a function from a name to a "
         "bool, got 3.",
+    ),
+    (
+        lambda: wrapper(names="("),
+        TypeError,
+        "`names` must be a regular expression or a function from a name to a "
+        "bool, got '('.",
+    ),
+    (
+        lambda: WeightDropWrapper(Thing(), 0.5),
+        TypeError,
+        "`layer` must be a cell, a layer or a function of TensorFlow 1.x, got "
+        "<a thing>.",
+    ),
+    (
+        lambda: wrapper(name="mine"),
+        TypeError,
+        "`name` must be left out for a layer that is not of tf.keras, got "
+        "'mine'.",
+    ),
+    (
+        lambda: wrapper(tf.nn.rnn_cell.GRUCell(UNITS), name="mine"),
+        TypeError,
+        "`name` must be left out for a layer that is not of tf.keras, got "
+        "'mine'.",
+    ),
+    (
+        lambda: wrapper().get_vd_update_op(),
+        ValueError,
+        "`get_vd_update_op()` needs the masks, which are made when the wrapper "
+        "is called: call it first.",
+    ),
+    (
+        lambda: wrapper().get_vd_reset_op(),
+        ValueError,
+        "`get_vd_reset_op()` needs the masks, which are made when the wrapper "
+        "is called: call it first.",
+    ),
+    (
+        lambda: wrapper(names="w_gates")(tf.ones([1, DEPTH])),
+        ValueError,
+        "`names` must choose a trainable variable of the layer, got 'w_gates' "
+        "and ['dense/bias', 'dense/kernel']: name what is to be dropped.",
+    ),
+    (
+        lambda: wrapper(tf.identity)(1.0),
+        ValueError,
+        "`names` must choose a trainable variable of the layer, got "
+        "'(kernel|weights)(_\\\\d+)?$' and no variable: name what is to be "
+        "dropped.",
+    ),
+    (
+        lambda: wrapper(hides_a_kernel())(tf.ones([1, DEPTH])),
+        ValueError,
+        "`names` must choose variables that the layer has in attributes, in "
+        "lists or dicts of these, or gets in its call, got "
+        "'hides/hidden/kernel', which it hides: leave it out.",
+    ),
+    (
+        lambda: wrapper(of_unknown_kernel)(),
+        ValueError,
+        "`names` must choose variables of known shape, got 'kernel:0' of shape "
+        "<unknown>: leave it out.",
+    ),
+    (
+        lambda: wrapper(Callable()).get_config(),
+        ValueError,
+        "`layer` must be of tf.keras.layers for a wrapper to be made again "
+        "from its config, got <a thing>: wrap such a layer, or do not copy, "
+        "save or make bidirectional by Keras what holds it.",
+    ),
+    (
+        lambda: wrapper(keras.Dense(UNITS), names=len).get_config(),
+        ValueError,
+        "`names` must be a string for a layer to be made again from its "
+        "config, got <built-in function len>.",
+    ),
+    (
+        lambda: wrapper(
+            keras.Dense(UNITS), weight_drop_kr=tf.constant(0.5, name="rate")
+        ).get_config(),
+        ValueError,
+        "`weight_drop_kr` must not be a tensor of this graph for a layer to be "
+        "made again from its config, got 'rate:0': give a Python value.",
     ),
 ]
 
@@ -1096,7 +1303,10 @@ TABLE = dict(
     WeightDropLSTMCell=CELL,
     WeightDropLSTMBlockFusedCell=FUSED,
     VariationalDropout=DROPOUT,
-    WeightDropGetter=GETTER,
+    WeightDropWrapper=WRAPPER,
+    MaskUpdateHook=HOOKS,
+    TrainingPhaseHook=[],  # takes nothing
+    training_phase=[],  # nor does this; eager mode: test_training.py
     mask_summaries=SUMMARIES,
     embedding_dropout=EMBEDDING,
     activation_regularization=penalties(activation_regularization, "alpha"),
@@ -1121,7 +1331,7 @@ def rows(table):
 def test_sentence(call, error, sentence):
     with pytest.raises(error) as caught:
         call()
-    assert type(caught.value) is error
+    assert type(caught.value) in (error, NotKept)
     assert str(caught.value) == sentence
 
 
@@ -1229,6 +1439,16 @@ RUN_TIME = dict(
             ),
             "assertion failed: [`input_shape` must broadcast against the "
             "inputs, got [4, 1, 3] for inputs of shape ] [1 5 3]",
+        ),
+        (
+            lambda: fetched(  # a last, smaller batch
+                called_dropout(
+                    of_unknown_shape(np.ones([3, 5, 2], np.float32), 3),
+                    [4, 1, 2],
+                )
+            ),
+            "assertion failed: [`input_shape` must broadcast against the "
+            "inputs, got [4, 1, 2] for inputs of shape ] [3 5 2]",
         ),
         (
             lambda: fetched(

@@ -1,12 +1,16 @@
 """WeightDropLSTMBlockFusedCell against stock LSTMCell in dynamic_rnn."""
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
+import versions
 
+import awd_lstm_tf
 from awd_lstm_tf import WeightDropLSTMCell, fused
 from awd_lstm_tf.fused import WeightDropLSTMBlockFusedCell
 
@@ -405,6 +409,96 @@ def test_checkpoints_pass_between_all_four(tmpdir):
 
 
 # ---------------------------------------------------------------------------
+# As lenient as the stock layer, and of its kind
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [dict(cell_clip=0), dict(cell_clip=-1.0), dict(use_peephole=None)],
+    ids=str,
+)
+def test_takes_what_the_stock_layer_takes(arguments):
+    make = tf.contrib.rnn.LSTMBlockFusedCell
+    inputs = 30 * np.random.randn(TIME, BATCH, DEPTH)  # lets c grow
+    inputs = tf.constant(inputs, tf.float32)
+    want, want_state = make(UNITS, **arguments)(inputs, dtype=tf.float32)
+    have, state = layer_of(reuse=True, **arguments)(inputs)
+    with tf.Session() as session:
+        values = session_of_variables(
+            session, [[have, state], [want, want_state]]
+        )
+    assert oracles.same(*values, 1e-5)
+    assert np.abs(values[0][1].c).max() > 1
+
+
+def printed(program, *arguments):
+    """The lines that another process prints."""
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return answer.stdout.decode().splitlines()
+
+
+KIND = """
+import sys
+import tensorflow as tf
+import awd_lstm_tf
+ours = awd_lstm_tf.WeightDropLSTMBlockFusedCell
+layer = ours(4)
+found = [isinstance(layer, kind) for kind in (tf.layers.Layer, ours)]
+found += [isinstance(layer, tf.nn.rnn_cell.RNNCell)]
+layer(tf.ones([2, 3, 4]))
+found += ["tensorflow.contrib.rnn" in sys.modules]
+for name in ("LSTMBlockWrapper", "FusedRNNCell", "LSTMBlockFusedCell"):
+    found.append(isinstance(layer, getattr(tf.contrib.rnn, name)))
+print(found + [type(layer) is ours, isinstance(layer, ours)])
+"""
+
+
+def test_is_of_the_stock_base_classes_without_their_import():
+    is_layer, is_contrib = [True, True, False], [True, True, False]
+    found = [*is_layer, False, *is_contrib, True, True]
+    assert printed(KIND)[-1] == str(found)  # tf.contrib says a few lines, too
+
+
+SHAPES = """
+import tensorflow as tf
+tf.compat.v1.enable_v2_tensorshape()
+import awd_lstm_tf
+drop = dict(weight_drop_kr=0.5, use_vd=True)
+x = tf.ones([5, 2, 3])
+results = [awd_lstm_tf.WeightDropLSTMBlockFusedCell(4, **drop)(x)[0]]
+rnn = lambda cell: tf.nn.dynamic_rnn(cell, x, dtype=tf.float32)[0]
+for more in ({}, dict(recurrent_only=True), dict(num_proj=2)):
+    with tf.variable_scope(None, "net"):
+        cell = awd_lstm_tf.WeightDropLSTMCell(4, **drop, **more)
+        results.append(rnn(cell))
+cell = awd_lstm_tf.WeightDropWrapper(tf.nn.rnn_cell.GRUCell(4), **drop)
+results.append(rnn(cell))
+dropout = awd_lstm_tf.VariationalDropout
+results.append(dropout([None, 1, 3], 0.5, auto_update=True)(x))
+results.append(dropout([3], 0.5)(x))
+results.append(awd_lstm_tf.embedding_dropout(tf.ones([9, 2]), [1, 2], 0.5))
+penalty = dict(sequence_length=[1, 2, 2, 0, 1])
+results.append(awd_lstm_tf.activation_regularization(x, 1.0, **penalty))
+temporal = awd_lstm_tf.temporal_activation_regularization
+results.append(temporal(x, 1.0, **penalty))
+step = awd_lstm_tf.NTASGDOptimizer(0.1).minimize(
+    sum(tf.reduce_sum(each) for each in results))
+with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    session.run(step)
+    print(len(session.run(results)))
+"""
+
+
+def test_everything_works_with_tensorshape_v2():
+    assert printed(SHAPES) == ["10"]
+
+
+# ---------------------------------------------------------------------------
 # The mask
 
 
@@ -475,6 +569,133 @@ def test_evaluation_has_gradients(unrolling):
     layer = layer_of(is_train=False)
     results = layer(problem.inputs, problem.state_tuple())
     assert_same(problem.values(*results), stock_values())
+
+
+# ---------------------------------------------------------------------------
+# The gradient elsewhere: in an imported graph, in functions, in XLA
+
+
+IMPORT = """
+import sys
+import numpy as np
+import tensorflow as tf
+import awd_lstm_tf
+path = sys.argv[1]
+tf.train.import_meta_graph(path + ".meta")
+loss = tf.get_collection("loss")[0]
+sources = tf.get_collection("sources")
+gradients = tf.gradients(loss, sources)
+with tf.Session() as session:
+    tf.train.Saver().restore(session, path)
+    np.savez(path, *session.run(gradients))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(is_train=False),
+        dict(use_peephole=True, cell_clip=0.3, forget_bias=0.5),
+    ],
+    ids=["evaluation", "all"],
+)
+def test_an_imported_graph_has_the_same_gradient(
+    arguments, unrolling, tmp_path
+):
+    problem = Problem("float32", unrolling)
+    layer = layer_of(**arguments)
+    lengths = LENGTHS["ragged"] if "cell_clip" in arguments else None
+    results = layer(
+        problem.inputs, problem.state_tuple(), sequence_length=lengths
+    )
+    loss = problem.loss(*results)
+    sources = [problem.inputs, *problem.state]
+    sources += [tf.convert_to_tensor(v) for v in layer.variables]
+    for source in sources:
+        tf.add_to_collection("sources", source)
+    tf.add_to_collection("loss", loss)
+    path = str(tmp_path / "model")
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, path)
+        want = session.run(tf.gradients(loss, sources))
+    printed(IMPORT, path)
+    with np.load(path + ".npz") as have:
+        have = [have["arr_%d" % at] for at in range(len(want))]
+    assert oracles.same(have, want, 1e-6)
+
+
+def in_a_function(call, *arguments):
+    """The results of a function of TensorFlow's, in a graph."""
+    make = getattr(tf, "function", None) or tf.contrib.eager.defun
+    return make(call)(*arguments)
+
+
+@pytest.mark.parametrize("tape", [False, True], ids=["gradients", "tape"])
+def test_in_a_function(tape, unrolling):
+    if tape and versions.VERSION < (1, 15):
+        pytest.skip("needs gradients of loops by tapes (TensorFlow 1.15)")
+    problem = Problem("float32", unrolling)
+    layer = layer_of(use_peephole=True, cell_clip=0.3)
+    layer.build(problem.inputs.shape)
+    sources = [problem.inputs, *problem.state]
+    want = layer(problem.inputs, problem.state_tuple())
+    want = [want, tf.gradients(problem.loss(*want), sources)]
+
+    def call(inputs, c, h):
+        state = tf.nn.rnn_cell.LSTMStateTuple(c, h)
+        if not tape:
+            results = layer(inputs, state)
+            loss = problem.loss(*results)
+            return results, tf.gradients(loss, [inputs, c, h])
+        with tf.GradientTape() as watched:
+            watched.watch([inputs, c, h])
+            results = layer(inputs, state)
+            loss = problem.loss(*results)
+        return results, watched.gradient(loss, [inputs, c, h])
+
+    have = in_a_function(call, *sources)
+    outside = in_a_function(lambda *given: layer(given[0], given[1:]), *sources)
+    outside = [outside, tf.gradients(problem.loss(*outside), sources)]
+    with tf.Session() as session:
+        have, want, outside = session_of_variables(
+            session, [have, want, outside]
+        )
+    assert oracles.same(have, want, 1e-5)
+    assert oracles.same(outside, want, 1e-5)
+
+
+AUTO = dict(DROP, auto_update=True)
+DRAWS = {
+    "fused": lambda x: layer_of(**AUTO)(x)[0],
+    "cell": lambda x: tf.nn.static_rnn(
+        WeightDropLSTMCell(UNITS, **AUTO), tf.unstack(x), dtype=tf.float32
+    )[0],
+    "standard": lambda x: tf.nn.static_rnn(
+        WeightDropLSTMCell(UNITS, weight_drop_kr=0.5),
+        tf.unstack(x),
+        dtype=tf.float32,
+    )[0],
+    "wrapper": lambda x: awd_lstm_tf.WeightDropWrapper(
+        tf.layers.Dense(UNITS), **AUTO
+    )(x),
+    "dropout": lambda x: awd_lstm_tf.VariationalDropout(
+        [DEPTH], 0.5, auto_update=True
+    )(x),
+    "embedding": lambda x: awd_lstm_tf.embedding_dropout(x[0], [0, 1], 0.5),
+}
+
+
+@pytest.mark.parametrize("name", sorted(DRAWS))
+def test_masks_are_drawn_in_xla(name):
+    compile_ = pytest.importorskip("tensorflow.contrib.compiler.xla").compile
+    inputs = tf.ones([TIME, BATCH, DEPTH])
+    with tf.variable_scope("net", use_resource=True):
+        outputs = compile_(DRAWS[name], [inputs])
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        seen = {np.array(session.run(outputs)).tobytes() for _ in range(10)}
+    assert len(seen) > 1
 
 
 # ---------------------------------------------------------------------------

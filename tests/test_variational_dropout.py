@@ -168,3 +168,95 @@ def test_unknown_input_shape_is_left_to_the_run():
     y = VariationalDropout([3], 0.5)(x)
     with tf.Session() as session:
         assert np.array_equal(session.run(y, {x: [1, 2, 3]}), [1, 2, 3])
+
+
+# Inputs whose batch size is known only when they are there
+
+
+def any_size(is_train=True, seed=None):
+    """A dropout of `[None, 1, 40]`, and batches of any size to feed it."""
+    dropout = VariationalDropout(
+        [None, 1, 40], 0.25, auto_update=True, is_train=is_train, seed=seed
+    )
+    return dropout, tf.placeholder(tf.float32, [None, None, 40])
+
+
+def test_any_batch_size():
+    dropout, x = any_size()
+    y, again = dropout(x), dropout(x)
+    gradient = tf.gradients(y, x)[0]
+    assert dropout.get_update_mask_op() == dropout.get_reset_mask_op() == []
+    with tf.Session() as session:
+        for size in (5, 2, 1):
+            feed = {x: np.ones([size, 3, 40])}
+            first, second, slope, mask = session.run(
+                [y, again, gradient, dropout.mask], feed
+            )
+            assert first.shape == (size, 3, 40)
+            assert mask.shape == (size, 1, 40)
+            assert set(np.unique(mask)) == {0, 4}
+            for each in (first, second, slope):  # all times have one mask
+                assert np.array_equal(each, np.broadcast_to(mask, each.shape))
+            assert not np.array_equal(session.run(y, feed), first)
+        assert session.run(y, {x: np.ones([0, 3, 40])}).shape == (0, 3, 40)
+
+
+def test_any_batch_size_of_rows_with_masks_of_their_own():
+    dropout, x = any_size()
+    with tf.Session() as session:
+        rows = session.run(dropout(x), {x: np.ones([50, 1, 40])})
+    assert len({row.tobytes() for row in rows}) == 50
+
+
+def test_any_batch_size_has_the_right_mean(seed):
+    tf.set_random_seed(seed)
+    dropout, x = any_size()
+    y = dropout(x)
+    with tf.Session() as session:
+        feed = {x: np.ones([100, 1, 40])}
+        values = [session.run(y, feed).mean() for _ in range(50)]
+    sigma = np.sqrt((1 / 0.25 - 1) / (50 * 100 * 40))
+    assert abs(np.mean(values) - 1) < 5 * sigma
+
+
+def test_any_batch_size_in_a_loop_has_one_mask():
+    dropout = VariationalDropout([None, 30], 0.5, auto_update=True)
+    x = tf.placeholder_with_default(np.ones([2, 30], np.float32), [None, 30])
+    steps = tf.TensorArray(tf.float32, 4)
+    steps = tf.while_loop(
+        lambda time, _: time < 4,
+        lambda time, seen: (time + 1, seen.write(time, dropout(x))),
+        (0, steps),
+    )[1].stack()
+    with tf.Session() as session:
+        values, others = session.run(steps), session.run(steps)
+    assert np.all(values == values[0])
+    assert not np.array_equal(values, others)
+
+
+def test_any_batch_size_switched_off_and_seeded():
+    def drawn(seed):
+        with tf.Graph().as_default(), tf.Session() as session:
+            tf.set_random_seed(1)
+            is_train = tf.placeholder_with_default(True, [])
+            dropout, x = any_size(is_train, seed)
+            y, feed = dropout(x), {x: np.ones([3, 2, 40])}
+            off = session.run(y, {is_train: False, **feed})
+            assert np.all(off == 1)
+            return session.run(y, feed)
+
+    assert np.array_equal(drawn(5), drawn(5))
+    assert not np.array_equal(drawn(5), drawn(6))
+
+
+@pytest.mark.parametrize("auto_update", [False, True])
+def test_a_batch_of_the_size_of_the_mask_whose_size_is_not_known(auto_update):
+    x = tf.placeholder(tf.float32, [None, 5, 3])
+    dropout = VariationalDropout([4, 1, 3], 0.5, auto_update=auto_update)
+    y = dropout(x)
+    with tf.Session() as session:
+        value = session.run(y, {x: np.ones([4, 5, 3])})
+        assert value.shape == (4, 5, 3)
+        # A last, smaller batch has its sentence: test_bad_inputs.py.
+        with pytest.raises(tf.errors.InvalidArgumentError, match="broadcast"):
+            session.run(y, {x: np.ones([3, 5, 3])})

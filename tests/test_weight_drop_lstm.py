@@ -310,6 +310,25 @@ def test_input_bias_is_added_to_the_input_gate(own):
     assert oracles.same(gradients, expected[2], 1e-6)
 
 
+@pytest.mark.parametrize("mode", [None, *sorted(MODES)])
+@pytest.mark.parametrize("recurrent_only", [False, True])
+def test_sizes_may_be_whole_floats_as_in_lstm_cell(mode, recurrent_only):
+    """LSTMCell takes `num_proj=4.0`, and makes a 4 of it when it is built."""
+    own = dict(MODES[mode], recurrent_only=recurrent_only) if mode else {}
+    results = []
+    for size in (UNITS, float(UNITS)):
+        arguments = dict(num_proj=size, input_size=DEPTH)
+        with tf.Graph().as_default() as graph:
+            tf.set_random_seed(1)
+            cell = WeightDropLSTMCell(size, seed=2, **own, **arguments)
+            inputs = tf.constant(oracles.inputs_value())
+            outputs = oracles.dynamic([cell], inputs)
+            with session_of(graph) as session:
+                session.run(cell.get_vd_update_op())
+                results.append(session.run(outputs))
+    assert oracles.same(*results)
+
+
 # A tensor keep rate
 
 
@@ -478,6 +497,27 @@ def test_config_loses_no_tensor(argument, value):
     cell = WeightDropLSTMCell(UNITS, **arguments)
     with pytest.raises(ValueError, match=f"`{argument}` must not .*given:0"):
         cell.get_config()
+
+
+def test_deepcopy_shares_tensors_that_were_given():
+    rate, is_train = tf.constant(0.25), tf.placeholder(tf.bool, [])
+    cell = WeightDropLSTMCell(
+        UNITS,
+        weight_drop_kr=rate,
+        is_train=is_train,
+        use_vd=True,
+        input_size=DEPTH,
+    )
+    twin = copy.deepcopy(cell)
+    twin(tf.ones([1, DEPTH]), twin.zero_state(1, tf.float32))
+    with session_of() as session:
+        session.run(twin.get_vd_update_op())
+        on, off, others = (
+            session.run(each.mask, {is_train: value})
+            for each, value in ((twin, True), (twin, False), (cell, True))
+        )
+    assert set(np.unique(on)) == {0, 4}
+    assert np.all(off == 1) and np.all(others == 1)
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))

@@ -1,0 +1,479 @@
+"""training_phase, its hook and its way through configs; MaskUpdateHook."""
+
+import gc
+import subprocess
+import sys
+import weakref
+
+import numpy as np
+import oracles
+import pytest
+from versions import tf
+
+from awd_lstm_tf import (
+    MaskUpdateHook,
+    TrainingPhaseHook,
+    VariationalDropout,
+    WeightDropLSTMBlockFusedCell,
+    WeightDropLSTMCell,
+    WeightDropWrapper,
+    mask_summaries,
+    training_phase,
+)
+
+UNITS, DEPTH = oracles.UNITS, oracles.DEPTH
+HELD = dict(weight_drop_kr=0.5, use_vd=True)
+DRAWN = dict(HELD, auto_update=True)
+
+backend = tf.keras.backend
+
+
+# ---------------------------------------------------------------------------
+# The switch
+
+
+@pytest.mark.smoke
+def test_phase_is_one_in_a_graph_and_false_unless_fed(open_session):
+    phase = training_phase()
+    assert training_phase() is phase
+    assert phase.dtype == tf.bool and phase.shape.ndims == 0
+    session = open_session()
+    assert session.run([phase, phase]) == [False, False]
+    assert session.run(phase, {phase: True})
+    with tf.Graph().as_default():
+        assert training_phase() is not phase
+        assert training_phase().graph is tf.get_default_graph()
+    assert training_phase() is phase
+
+
+def test_phase_is_that_of_keras():
+    with tf.Graph().as_default():
+        assert backend.learning_phase() is training_phase()
+    with tf.Graph().as_default():
+        assert training_phase() is backend.learning_phase()
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_phase_is_what_keras_was_set_to(value, open_session):
+    backend.set_learning_phase(value)
+    try:
+        phase = training_phase()
+        assert training_phase() is phase
+        session = open_session()
+        assert session.run(phase) == bool(value)
+        assert not session.run(phase, {phase: False})
+    finally:
+        backend.clear_session()
+
+
+def in_loop(make):
+    return tf.while_loop(
+        lambda time, _: time < 2,
+        lambda time, _: (time + 1, make()),
+        (0, tf.constant(True)),
+    )[1]
+
+
+def in_cond(make):
+    yes = tf.placeholder_with_default(True, [])
+    return tf.cond(yes, make, lambda: tf.constant(True))
+
+
+def in_scope(make):
+    with tf.name_scope("inner"), tf.control_dependencies([tf.constant(1)]):
+        return make()
+
+
+@pytest.mark.parametrize("place", [in_loop, in_cond, in_scope])
+def test_phase_asked_for_first_inside_of_something(place, open_session):
+    found = []
+
+    def make():
+        found.append(training_phase())
+        return tf.identity(found[-1])
+
+    value = place(make)
+    phase = training_phase()
+    assert all(each is phase for each in found)
+    session = open_session()
+    assert not session.run(value)
+    assert session.run(value, {phase: True})
+
+
+@pytest.mark.parametrize("place", [in_loop, in_cond])
+def test_phase_with_control_flow_v2(place, open_session, control_flow_v2):
+    test_phase_asked_for_first_inside_of_something(place, open_session)
+
+
+def test_phase_in_a_function(open_session):
+    if not hasattr(tf, "function"):
+        pytest.skip("needs tf.function (TensorFlow 1.14)")
+    value = tf.function(lambda: tf.identity(training_phase()))()
+    session = open_session()
+    assert not session.run(value)
+    assert session.run(value, {training_phase(): True})
+
+
+EAGER = """
+import tensorflow as tf
+tf.compat.v1.enable_eager_execution()
+import awd_lstm_tf
+try:
+    awd_lstm_tf.training_phase()
+except ValueError as error:
+    print(error)
+with tf.Graph().as_default():
+    print(awd_lstm_tf.training_phase().dtype)
+"""
+
+
+def printed(program):
+    """The lines that another process prints."""
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return answer.stdout.decode().splitlines()
+
+
+def test_eager_mode_has_no_phase():
+    assert printed(EAGER) == [
+        "`training_phase()` needs a graph, got eager execution: build the "
+        "model in a `tf.Graph`.",
+        "<dtype: 'bool'>",
+    ]
+
+
+@pytest.mark.parametrize("first", [training_phase, backend.learning_phase])
+def test_graphs_of_keras_are_freed(first):
+    backend.clear_session()
+
+    def build():
+        with tf.Graph().as_default() as graph:
+            first()
+            training_phase()
+            tf.keras.layers.Dense(2)(tf.ones([1, 3]))
+        return weakref.ref(graph)
+
+    training_phase()  # from now on
+    graphs = [build() for _ in range(3)]
+    gc.collect()
+    assert [graph() for graph in graphs] == [None] * 3
+
+
+# ---------------------------------------------------------------------------
+# Configs
+
+
+MAKE = {
+    "cell": lambda **given: WeightDropLSTMCell(UNITS, **given),
+    "fused": lambda **given: WeightDropLSTMBlockFusedCell(UNITS, **given),
+    "wrapper": lambda **given: WeightDropWrapper(
+        tf.keras.layers.Dense(UNITS), **given
+    ),
+    "wrapped_cell": lambda **given: WeightDropWrapper(
+        tf.keras.layers.GRUCell(UNITS), **given
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(MAKE))
+def test_config_keeps_the_phase_by_name(kind):
+    owner = MAKE[kind](is_train=training_phase(), **DRAWN)
+    config = owner.get_config()
+    assert config["is_train"] == "training_phase"
+    with tf.Graph().as_default():
+        phase = training_phase()
+        twin = type(owner).from_config(config)
+        assert twin._weight_drop_config["is_train"] is phase
+        assert twin.get_config() == config
+
+
+@pytest.mark.parametrize("kind", sorted(MAKE))
+def test_config_keeps_a_phase_that_keras_was_set_to(kind):
+    backend.set_learning_phase(0)
+    owner = MAKE[kind](is_train=training_phase(), **DRAWN)
+    backend.clear_session()
+    assert owner.get_config()["is_train"] == "training_phase"
+
+
+@pytest.mark.parametrize("kind", sorted(MAKE))
+@pytest.mark.parametrize("argument", ["weight_drop_kr", "is_train"])
+def test_config_of_another_tensor_is_refused(argument, kind):
+    values = dict(weight_drop_kr=tf.constant(0.5), is_train=tf.constant(True))
+    given = {argument: values[argument]}
+    owner = MAKE[kind](**dict(DRAWN, **given))
+    with pytest.raises(ValueError, match=f"`{argument}` must not be a tensor"):
+        owner.get_config()
+
+
+def keras_model(layer):
+    inputs = tf.keras.layers.Input([oracles.TIME, DEPTH])
+    model = tf.keras.Model(inputs, tf.keras.layers.Dense(1)(layer(inputs)))
+    model.compile("sgd", "mse")
+    return model
+
+
+LAYERS = {
+    "cell": lambda: tf.keras.layers.RNN(
+        MAKE["cell"](is_train=training_phase(), **DRAWN)
+    ),
+    "wrapped_cell": lambda: tf.keras.layers.RNN(
+        MAKE["wrapped_cell"](is_train=training_phase(), **DRAWN)
+    ),
+    "wrapped_layer": lambda: WeightDropWrapper(
+        tf.keras.layers.LSTM(UNITS), is_train=training_phase(), **DRAWN
+    ),
+}
+CUSTOM = dict(
+    WeightDropLSTMCell=WeightDropLSTMCell, WeightDropWrapper=WeightDropWrapper
+)
+
+
+def cloned(model, tmp_path):
+    clone = tf.keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def from_json(model, tmp_path):
+    copy = tf.keras.models.model_from_json(model.to_json())
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def loaded(model, tmp_path):
+    path = str(tmp_path / "model.h5")
+    model.save(path)
+    return tf.keras.models.load_model(path)
+
+
+@pytest.mark.parametrize("road", [cloned, from_json, loaded])
+@pytest.mark.parametrize("kind", sorted(LAYERS))
+def test_copies_of_keras_models_drop_in_training_alone(kind, road, tmp_path):
+    backend.clear_session()
+    inputs = oracles.inputs_value()
+    model = keras_model(LAYERS[kind]())
+    need = model.predict(inputs)
+    with tf.keras.utils.custom_object_scope(CUSTOM):
+        copy = road(model, tmp_path)
+    assert np.array_equal(model.predict(inputs), need)
+    assert np.allclose(copy.predict(inputs), need, atol=1e-6)
+    in_training = backend.function(
+        copy.inputs + [training_phase()], copy.outputs
+    )
+    one, other = in_training([inputs, True]), in_training([inputs, True])
+    assert not np.allclose(one[0], other[0])
+    backend.clear_session()
+
+
+def test_both_ways_of_keras():
+    backend.clear_session()
+    inputs = oracles.inputs_value()
+    with tf.keras.utils.custom_object_scope(CUSTOM):
+        both = tf.keras.layers.Bidirectional(LAYERS["cell"]())
+    model = keras_model(both)
+    assert np.array_equal(model.predict(inputs), model.predict(inputs))
+    backend.clear_session()
+
+
+# ---------------------------------------------------------------------------
+# TrainingPhaseHook
+
+
+def test_hook_feeds_the_phase():
+    phase, other = training_phase(), tf.placeholder(tf.float32, [])
+    tf.train.get_or_create_global_step()
+    with tf.train.MonitoredTrainingSession(
+        hooks=[TrainingPhaseHook()]
+    ) as session:
+        assert session.run(phase)
+        assert session.run([phase], {other: 2.0}) == [True]
+        assert not session.run(phase, {phase: False})  # the user's own
+    with tf.train.MonitoredTrainingSession() as session:
+        assert not session.run(phase)
+
+
+class Recorder(tf.train.SessionRunHook):
+    """What a tensor was in each run of a session."""
+
+    def __init__(self, tensor):
+        self._tensor, self.seen = tensor, []
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs(self._tensor)
+
+    def after_run(self, run_context, run_values):
+        self.seen.append(run_values.results)
+
+
+def test_hook_in_an_estimator_whose_library_makes_the_cell(tmp_path):
+    recorders = {}
+
+    def cell_class(num_units):
+        return WeightDropLSTMCell(num_units, is_train=training_phase(), **DRAWN)
+
+    def model_fn(features, labels, mode):
+        cell = cell_class(UNITS)
+        _, state = tf.nn.dynamic_rnn(cell, features, dtype=tf.float32)
+        recorders[mode] = Recorder(cell.kept_fraction)
+        guess = tf.layers.dense(state.h, 1)
+        if mode == tf.estimator.ModeKeys.PREDICT:
+            return tf.estimator.EstimatorSpec(mode, guess)
+        loss = tf.losses.mean_squared_error(labels, guess)
+        optimizer = tf.train.AdamOptimizer()
+        return tf.estimator.EstimatorSpec(
+            mode,
+            loss=loss,
+            train_op=optimizer.minimize(loss, tf.train.get_global_step()),
+            training_hooks=[recorders[mode]],
+            evaluation_hooks=[recorders[mode]],
+        )
+
+    def data():
+        pairs = tf.ones([4, 5, DEPTH]), tf.ones([4, 1])
+        return tf.data.Dataset.from_tensors(pairs)
+
+    estimator = tf.estimator.Estimator(model_fn, str(tmp_path))
+    hook = TrainingPhaseHook()
+    for _ in range(2):  # a hook can be used again, in another graph
+        estimator.train(lambda: data().repeat(), hooks=[hook], steps=2)
+        assert all(0 < kept < 1 for kept in recorders["train"].seen)
+    evaluations = [estimator.evaluate(data)["loss"] for _ in range(2)]
+    guesses = [list(estimator.predict(data)) for _ in range(2)]
+    assert recorders["eval"].seen == [1]
+    assert evaluations[0] == evaluations[1]
+    assert np.array_equal(*guesses)
+
+
+# ---------------------------------------------------------------------------
+# MaskUpdateHook
+
+
+class Net(object):
+    """Owners of masks, and a train op that needs a placeholder."""
+
+    def __init__(self, rate=0.5, step=True, **arguments):
+        arguments = dict(use_vd=True, weight_drop_kr=rate, **arguments)
+        self.inputs = tf.placeholder(tf.float32, [2, oracles.TIME, DEPTH])
+        cell = WeightDropLSTMCell(UNITS, **arguments)
+        fused = WeightDropLSTMBlockFusedCell(UNITS, **arguments)
+        dense = WeightDropWrapper(tf.layers.Dense(UNITS), **arguments)
+        dropout = VariationalDropout([UNITS], rate)
+        outputs, _ = tf.nn.dynamic_rnn(cell, self.inputs, dtype=tf.float32)
+        outputs, _ = fused(outputs)
+        outputs = dropout(dense(outputs))
+        self.owners = [cell, fused, dense, dropout]
+        loss = tf.reduce_mean(tf.square(outputs))
+        tf.summary.scalar("loss", loss)
+        self.step = tf.train.get_or_create_global_step() if step else None
+        self.train_op = tf.train.GradientDescentOptimizer(0.1).minimize(
+            loss, self.step
+        )
+        (kernel,) = dense.masks.values()
+        self.masks = [cell.mask, fused.mask, kernel, dropout.mask]
+        self.feed = {self.inputs: oracles.inputs_value()}
+
+
+def runs(session, net, count):
+    """The masks of `count` steps, each as a tuple of bytes."""
+    seen = []
+    for _ in range(count):
+        drawn, _ = session.run([net.masks, net.train_op], net.feed)
+        seen.append(tuple(mask.tobytes() for mask in drawn))
+    return seen
+
+
+def lengths_of_runs(seen):
+    """For how many steps each mask was held."""
+    changes = [i for i in range(1, len(seen)) if seen[i] != seen[i - 1]]
+    ends = [0, *changes, len(seen)]
+    return [after - before for before, after in zip(ends, ends[1:])]
+
+
+@pytest.mark.parametrize("step", [True, False])
+@pytest.mark.parametrize("every", [1, 3])
+def test_masks_are_redrawn_every_n_steps(every, step, tmp_path):
+    net = Net(step=step)
+    hooks = [MaskUpdateHook(net.owners, every)]
+    directory = str(tmp_path) if step else None
+    with tf.train.MonitoredTrainingSession(
+        hooks=hooks,
+        checkpoint_dir=directory,
+        save_summaries_steps=1 if step else None,
+        save_summaries_secs=None,
+        log_step_count_steps=None,
+    ) as session:
+        seen = runs(session, net, 7)
+        if step:
+            # Other hooks have counted the steps, and nothing else.
+            assert session.run(net.step, net.feed) == 7
+    assert lengths_of_runs(seen) == [every] * (7 // every) + [1] * (
+        7 % every > 0
+    )
+    # All owners have a mask of zeros and twos, from the first step on.
+    for mask in seen[0]:
+        assert set(np.unique(np.frombuffer(mask, np.float32))) == {0, 2}
+
+
+def test_a_session_begins_with_new_masks(tmp_path):
+    net = Net()
+    for _ in range(2):  # the second goes on at step 3
+        with tf.train.MonitoredTrainingSession(
+            hooks=[MaskUpdateHook(net.owners, 100)],
+            checkpoint_dir=str(tmp_path),
+            save_summaries_steps=None,
+            save_summaries_secs=None,
+        ) as session:
+            seen = runs(session, net, 3)
+        assert lengths_of_runs(seen) == [3]
+        assert np.any(np.frombuffer(seen[0][0], np.float32) == 0)
+
+
+def test_a_keep_rate_that_is_fed():
+    rate = tf.placeholder(tf.float32, [])
+    net = Net(rate)
+    with tf.train.MonitoredTrainingSession(
+        hooks=[MaskUpdateHook(net.owners)]
+    ) as session:
+        net.feed[rate] = 0.25
+        drawn = session.run(net.masks, net.feed)
+    assert set(np.unique(drawn[0])) == {0, 4}
+
+
+def test_an_owner_alone_and_owners_with_nothing_to_run():
+    cell = WeightDropLSTMCell(UNITS, input_size=DEPTH, **HELD)
+    mask = cell.mask
+    idle = [
+        VariationalDropout([3], 1.0),
+        WeightDropLSTMCell(UNITS, **DRAWN),
+        WeightDropWrapper(tf.layers.Dense(2), 0.5, is_train=False),
+    ]
+    with tf.train.MonitoredTrainingSession(
+        hooks=[MaskUpdateHook(cell), MaskUpdateHook(idle)]
+    ) as session:
+        assert np.any(session.run(mask) == 0)
+
+
+def test_both_hooks_beside_summaries_of_masks(tmp_path):
+    net = Net(is_train=training_phase())
+    tf.summary.merge(mask_summaries(*net.owners))
+    hooks = [TrainingPhaseHook(), MaskUpdateHook(net.owners)]
+    with tf.train.MonitoredTrainingSession(
+        hooks=hooks,
+        checkpoint_dir=str(tmp_path),
+        save_summaries_steps=1,
+        save_summaries_secs=None,
+        log_step_count_steps=None,
+    ) as session:
+        seen = runs(session, net, 4)
+    assert lengths_of_runs(seen) == [1] * 4
+    (path,) = tmp_path.glob("events*")
+    events = [
+        [value.simple_value for value in event.summary.value]
+        for event in tf.train.summary_iterator(str(path))
+        if "changed" in str(event.summary)
+    ]
+    assert len(events) == 4
+    assert all(1 in values for values in events)
