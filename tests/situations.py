@@ -15,6 +15,8 @@ import collections
 import contextlib
 import copy
 import functools
+import pickle
+import sys
 
 import numpy as np
 import tensorflow as tf
@@ -166,6 +168,10 @@ class Row(object):
     def is_whole(self, values, used):
         return all(np.all(kept == values[name]) for name, kept in used.items())
 
+    def whole(self, values, names):
+        """What `Uses` finds where nothing is dropped."""
+        return {name: values[name] for name in names}
+
 
 def legal(weights, kept, rate=RATE):
     scaled = weights * np.float32(1 / rate)
@@ -262,6 +268,9 @@ class Dropout(Row):
 
     def is_whole(self, values, used):
         return np.all(used["mask"] == 1)
+
+    def whole(self, values, names):
+        return {"mask": np.ones(self.shapes[0], np.float32)}
 
 
 class Embedding(Dropout):
@@ -534,7 +543,7 @@ class Oracle(object):
     def __init__(self, row, loop):
         with tf.Graph().as_default() as graph:
             x = tf.placeholder(tf.float32, [BATCH, TIME, DEPTH])
-            state = [tf.zeros([BATCH, size]) for size in row.sizes]
+            state = zero_state(row)
             outs, self._variables = [], []
             for time, inputs in enumerate(calls_of(loop, x)[0]):
                 with tf.variable_scope(f"call{time}"):
@@ -613,7 +622,7 @@ class Net(object):
             ]
             return out, state, used
 
-        state = [tf.zeros([BATCH, size]) for size in row.sizes]
+        state = zero_state(row)
         self._row = row
         if loop == "sequence":
             outs, state, used = self._sequence(owner, x, state)
@@ -651,10 +660,20 @@ class Program(object):
       variables: those that the net has.
       updates: the update ops.
       feeds: of each run.
+      gradients: of the variables and `x`, if they are made already.
     """
 
     def __init__(
-        self, situation, results, used, names, x, variables, updates, feeds=None
+        self,
+        situation,
+        results,
+        used,
+        names,
+        x,
+        variables,
+        updates,
+        feeds=None,
+        gradients=None,
     ):
         self.situation, self.names = situation, list(names)
         self.graph, self.x = x.graph, x
@@ -666,7 +685,8 @@ class Program(object):
         # TensorFlow cannot have the gradient of a loop in a loop wait, nor with
         # stock layers.
         with tf.control_dependencies(around if waits else []):
-            gradients = tf.gradients(loss, self.variables + [x])
+            if gradients is None:
+                gradients = tf.gradients(loss, self.variables + [x])
         pairs = [
             (tf.convert_to_tensor(gradient), variable)
             for gradient, variable in zip(gradients, self.variables)
@@ -679,7 +699,7 @@ class Program(object):
         elif around:
             train = list(around)
         self._before = updates if wiring == "before" else []
-        self._fetches = dict(
+        self.fetches = dict(
             results=list(results),
             used=list(used),
             gradients=[gradient for gradient, _ in pairs],
@@ -706,7 +726,7 @@ class Program(object):
         feeds = {**self.feeds, **(feeds or {}), self.x: x}
         if self._before:
             session.run(self._before, feeds)
-        return session.run(self._fetches, feeds)
+        return session.run(self.fetches, feeds)
 
     def compare(self, got, x):
         """Raises AssertionError where `got` is not what stock has of it.
@@ -798,8 +818,11 @@ def drop_arguments(situation, is_train=True):
 
 def prime(row, owner):
     """A call made elsewhere, so that variables and masks are there."""
-    zeros = [tf.zeros([BATCH, size]) for size in row.sizes]
-    row.step(owner, tf.zeros([BATCH, DEPTH]), zeros)
+    return row.step(owner, tf.zeros([BATCH, DEPTH]), zero_state(row))[0]
+
+
+def zero_state(row):
+    return [tf.zeros([BATCH, size]) for size in row.sizes]
 
 
 def copied(row, owner):
@@ -835,15 +858,15 @@ def build(situation, bare=False):
       A list of `Program`s, of one graph.
     """
     with as_in(situation):
-        return getattr(_Road(situation, bare), situation.road)()
+        return getattr(Road(situation, bare), situation.road)()
 
 
-class _Road(object):
+class Road(object):
     def __init__(self, situation, bare):
         self._situation, self._bare = situation, bare
         self._row = ROWS[situation.row]
 
-    def _owner(self, is_train=True):
+    def owner(self, is_train=True):
         if self._bare:
             return self._row.bare()
         return self._row.make(**drop_arguments(self._situation, is_train))
@@ -871,33 +894,33 @@ class _Road(object):
             net.used,
             net.names,
             x,
-            _trained(net.results),
+            trained_by(net.results),
             self._updates(owner),
             feeds,
         )
 
     def plain(self):
-        return [self._of(self._owner())]
+        return [self.of(self.owner())]
 
-    def _of(self, owner, feeds=None):
+    def of(self, owner, feeds=None):
         x = placeholder(self._situation.seed)
         with tf.control_dependencies(self._around(owner)):
             net = self._net(owner, x)
         return self._program(owner, x, net, feeds)
 
     def copied(self):
-        owner = self._owner()
+        owner = self.owner()
         if not self._bare:
             owner = copied(self._row, owner)
-        return [self._of(owner)]
+        return [self.of(owner)]
 
     def library(self):
         phase = awd_lstm_tf.training_phase()
 
         def cell_class():  # the mode is not known in there
-            return self._owner(awd_lstm_tf.training_phase())
+            return self.owner(awd_lstm_tf.training_phase())
 
-        return [self._of(cell_class(), {phase: True})]
+        return [self.of(cell_class(), {phase: True})]
 
     def tower(self):
         programs = []
@@ -906,15 +929,15 @@ class _Road(object):
                 with tf.variable_scope(
                     tf.get_variable_scope(), reuse=tf.AUTO_REUSE
                 ):
-                    owner = self._owner()
-                    programs.append(self._of(owner))
+                    owner = self.owner()
+                    programs.append(self.of(owner))
                 if self._situation.wiring == "UPDATE_OPS":
                     found = tf.get_collection(tf.GraphKeys.UPDATE_OPS, scope)
                     assert found == self._updates(owner), "UPDATE_OPS of scope"
         return programs
 
     def function(self):
-        owner = self._owner()
+        owner = self.owner()
         x = placeholder(self._situation.seed)
         if not (self._row.primed and self._situation.wiring == "around"):
             prime(self._row, owner)  # a function must not make variables
@@ -944,37 +967,52 @@ class _Road(object):
         return [program]
 
     def imported(self):
-        owner = self._owner()
+        owner = self.owner()
         x = placeholder(self._situation.seed)
         with tf.control_dependencies(self._around(owner)):
             net = self._net(owner, x)
-        updates = self._updates(owner)
-        names = nest.map_structure(
-            lambda each: each.name,
-            [net.results, net.used, x, _trained(net.results), updates],
-        )
-        meta_graph = tf.train.export_meta_graph()
-        with tf.Graph().as_default() as graph:
+        saved = Saved(self._situation, net, x, self._updates(owner))
+        with tf.Graph().as_default():
             tf.set_random_seed(self._situation.seed)
-            tf.train.import_meta_graph(meta_graph)
-            variables = {v.name: v for v in tf.trainable_variables()}
-            results, used, x, trained, updates = names
-            found = nest.map_structure(
-                graph.as_graph_element, [results, used, x]
-            )
-            program = Program(
-                self._situation,
-                found[0],
-                found[1],
-                net.names,
-                found[2],
-                [variables[name] for name in trained],
-                list(map(graph.as_graph_element, updates)),
-            )
-        return [program]
+            return [saved.taken()]
 
 
-def _trained(results):
+class Saved(object):
+    """A net of the current graph, to be found again in another by its names."""
+
+    def __init__(self, situation, net, x, updates):
+        self._situation, self._net_names = situation, list(net.names)
+        parts = [net.results, net.used, x, trained_by(net.results), updates]
+        self._names = nest.map_structure(lambda each: each.name, parts)
+        self._meta_graph = tf.train.export_meta_graph().SerializeToString()
+
+    def taken(self, scope=None):
+        """The program, imported into the current graph."""
+        prefix = scope + "/" if scope else ""
+        meta_graph = tf.MetaGraphDef.FromString(self._meta_graph)
+        tf.train.import_meta_graph(meta_graph, import_scope=scope)
+        graph = tf.get_default_graph()
+        variables = {v.name: v for v in tf.trainable_variables()}
+        results, used, x, trained, updates = self._names
+        results, used, x, updates = nest.map_structure(
+            lambda name: graph.as_graph_element(prefix + name),
+            [results, used, x, updates],
+        )
+        return Program(
+            self._situation,
+            results,
+            used,
+            [
+                name if name == "mask" else prefix + name
+                for name in self._net_names
+            ],
+            x,
+            [variables[prefix + name] for name in trained],
+            updates,
+        )
+
+
+def trained_by(results):
     variables = tf.trainable_variables()
     gradients = tf.gradients(loss_of(results), variables) if variables else []
     return [
@@ -1016,3 +1054,22 @@ def check_program(program, session, runs=RUNS):
         if before is not None and situation.wiring != "never":
             assert not equal(before, used[0]), "the mask does not change"
         before = used[0]
+
+
+def main(paths):
+    """Checks programs that another process saved."""
+    for path in paths:
+        with open(path, "rb") as file:
+            saved = pickle.load(file)
+        with tf.Graph().as_default():
+            program = saved.taken()
+        with session_of(program.graph) as session:
+            program.initialize(session)
+            check_program(program, session)
+    print("checked", len(paths))
+
+
+if __name__ == "__main__":
+    import situations  # what is pickled is of the module of this name
+
+    situations.main(sys.argv[1:])
