@@ -4,9 +4,11 @@ import collections
 import importlib
 import inspect
 import json
+import math
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 
@@ -285,6 +287,21 @@ def assert_shows(name, lines, command):
     assert not missing, "\n".join(
         [f"docs/{name} lacks, of what `{command}` prints:"] + missing
     )
+
+
+def test_readme_says_what_the_swap_is_worth():
+    """In the runs of the table: one less the ratio of mean perplexities."""
+    runs = kept_results("swap.json")["runs"]
+    plain, swapped = (
+        statistics.mean(
+            math.exp(run["test"])
+            for key, run in runs.items()
+            if re.fullmatch(rf"{name}-\d+", key)
+        )
+        for name in ("plain", "swap_recurrent")
+    )
+    said = re.search(r"alone is worth\*\*: about (\d+)%", text_of(README))
+    assert int(said.group(1)) == round(100 * (1 - swapped / plain))
 
 
 def test_tables_of_speed_are_those_of_the_kept_results(example):
