@@ -69,6 +69,7 @@ sys.exit(failed)
 # What pages say for all versions, and what they use that 2.x has not.
 IMPORT = "import tensorflow as tf\n"
 LACKING = {
+    "tensorflow.compat.v1": versions.VERSION >= (1, 13),
     "tf.contrib": versions.VERSION < (2,),
     "tf.estimator": hasattr(tf, "estimator"),
     "tf.layers": versions.KERAS_2,
@@ -178,6 +179,14 @@ def test_every_keyword_that_the_readme_names_is_one():
     for code in re.findall("`([^`]*)`", prose):
         named = set(re.findall(r"\b([a-z_]+)=(?!=)", code))
         assert named <= known, code
+
+
+def test_extras_of_the_readme_are_those_of_the_package():
+    setup = text_of(REPOSITORY / "setup.py").partition("extras_require=")[2]
+    known = set(re.findall(r'^        "([\w-]+)":', setup, re.M))
+    table = text_of(README).partition("| extra |")[2].partition("\n\n")[0]
+    named = set(re.findall("`([^`]*)`", table))
+    assert named == known - {"dev"}
 
 
 @every_page
