@@ -32,8 +32,8 @@ PYTEST = settings=$$(cat $(VENV)/.environment); work=$$(mktemp -d) && \
     env $$settings "$(CURDIR)/$(VENV)/bin/python" -m pytest \
     "$(CURDIR)/tests" --installed -n $(JOBS) -p no:cacheprovider
 
-.PHONY: help demo test check test-all slow runtimes bench docs parity lint format \
-    wheel gpu-ops clean
+.PHONY: help demo test check test-all slow runtimes bench docs api parity \
+    lint format wheel gpu-ops clean
 .DELETE_ON_ERROR:
 
 help:
@@ -46,7 +46,8 @@ help:
 	@echo 'make bench     time and memory of all layers (20 min; TORCH: a'
 	@echo '               Python that has PyTorch: that of PyTorch, too)'
 	@echo 'make gpu-ops   which ops of a step have kernels for a GPU (1 min)'
-	@echo 'make docs      docs/api.md from the docstrings (1 min)'
+	@echo 'make docs      README and docs/ as a site, in site/ (seconds)'
+	@echo 'make api       docs/api.md from the docstrings (seconds)'
 	@echo 'make parity    the recipe beside that of TORCH (1 hour)'
 	@echo 'make lint      ruff: rules and format (seconds)'
 	@echo 'make format    ruff: mend what it can (seconds)'
@@ -57,7 +58,7 @@ help:
 demo: $(VENV)/.installed
 	@$(RUN) examples/language_model.py $(ARGS)
 
-test: lint wheel check
+test: lint docs wheel check
 
 check: $(VENV)/.installed
 	@$(MAKE) -s .venv-runtimes/.ready || echo 'Tests in runtimes are skipped'
@@ -86,7 +87,10 @@ bench: $(VENV)/.installed
 gpu-ops: $(VENV)/.installed
 	@$(RUN) tools/gpu_ops.py $(ARGS)
 
-docs: $(VENV)/.installed
+docs: .tools/.lint
+	@$(PYTHON_LINT) -m mkdocs build --quiet
+
+api: $(VENV)/.installed
 	@$(RUN) tools/api_reference.py
 
 parity: $(VENV)/.installed
@@ -104,7 +108,7 @@ wheel: dist/.built .tools/.lint
 	@$(PYTHON_LINT) -m twine check --strict dist/*
 
 clean:
-	rm -rf .tools .venv* .python dist build *.egg-info
+	rm -rf .tools .venv* .python dist build site *.egg-info
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

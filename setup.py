@@ -39,13 +39,12 @@ def where(requirements, condition):
 
 OLD, NEW = "python_version < '3.8'", "python_version >= '3.8'"
 TFLITE = ["flatbuffers>=1.12"]
+EXAMPLES = ["matplotlib", "tqdm"] + TFLITE
 DEV = [
     "hypothesis",
     "importlib-metadata",
-    "matplotlib",
     "pytest>=6.2",
     "pytest-xdist",
-    "tqdm",
 ]
 
 
@@ -78,7 +77,8 @@ setup(
         # For those who bring another TensorFlow 1.x (NVIDIA's is for 3.8).
         "pins": where(PINS, OLD) + ["protobuf<3.21; python_version == '3.8'"],
         "tflite": TFLITE,
-        "dev": DEV + TFLITE,
+        "examples": EXAMPLES,
+        "dev": DEV + EXAMPLES,
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -4,9 +4,11 @@ import collections
 import importlib
 import inspect
 import json
+import math
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 
@@ -67,6 +69,7 @@ sys.exit(failed)
 # What pages say for all versions, and what they use that 2.x has not.
 IMPORT = "import tensorflow as tf\n"
 LACKING = {
+    "tensorflow.compat.v1": versions.VERSION >= (1, 13),
     "tf.contrib": versions.VERSION < (2,),
     "tf.estimator": hasattr(tf, "estimator"),
     "tf.layers": versions.KERAS_2,
@@ -115,7 +118,7 @@ with tf.Session() as session:
 def test_both_sides_of_the_swap_run(side, tmp_path):
     (shown,) = (text for kind, text in fences(README) if kind == "diff")
     lines = [line for line in shown.splitlines() if line[0] in (" ", side)]
-    assert len(lines) <= 5
+    assert len(lines) <= 6
     lines = [line[1:] for line in lines]
     is_run = [line.startswith("session.run") for line in lines].index(True)
     lines[is_run:is_run] = [
@@ -176,6 +179,14 @@ def test_every_keyword_that_the_readme_names_is_one():
     for code in re.findall("`([^`]*)`", prose):
         named = set(re.findall(r"\b([a-z_]+)=(?!=)", code))
         assert named <= known, code
+
+
+def test_extras_of_the_readme_are_those_of_the_package():
+    setup = text_of(REPOSITORY / "setup.py").partition("extras_require=")[2]
+    known = set(re.findall(r'^        "([\w-]+)":', setup, re.M))
+    table = text_of(README).partition("| extra |")[2].partition("\n\n")[0]
+    named = set(re.findall("`([^`]*)`", table))
+    assert named == known - {"dev"}
 
 
 @every_page
@@ -285,6 +296,21 @@ def assert_shows(name, lines, command):
     assert not missing, "\n".join(
         [f"docs/{name} lacks, of what `{command}` prints:"] + missing
     )
+
+
+def test_readme_says_what_the_swap_is_worth():
+    """In the runs of the table: one less the ratio of mean perplexities."""
+    runs = kept_results("swap.json")["runs"]
+    plain, swapped = (
+        statistics.mean(
+            math.exp(run["test"])
+            for key, run in runs.items()
+            if re.fullmatch(rf"{name}-\d+", key)
+        )
+        for name in ("plain", "swap_recurrent")
+    )
+    said = re.search(r"alone is worth\*\*: about (\d+)%", text_of(README))
+    assert int(said.group(1)) == round(100 * (1 - swapped / plain))
 
 
 def test_tables_of_speed_are_those_of_the_kept_results(example):

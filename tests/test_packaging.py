@@ -316,6 +316,7 @@ NEWEST = {"tensorflow==2.21.0", "tf_keras==2.21.0"}
         ("tf2", ["3.10", "3.13"], NEWEST),
         ("pins", ["3.6", "3.7"], PINS),
         ("pins", ["3.8"], {"protobuf<3.21"}),
+        ("examples", ["3.6"], {"matplotlib", "tqdm", "flatbuffers>=1.12"}),
     ],
 )
 def test_what_an_extra_brings(extra, pythons, brings):
