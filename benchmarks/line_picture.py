@@ -4,7 +4,8 @@
 
 A gain is how much lower the test perplexity is than that of the same network,
 text and length of training with no weight drop, with the same seed, in per
-cent. Prints all gains as a table.
+cent. Lines are of seed 1; wide bars go over all seeds that there are. Prints
+all gains as a table.
 """
 
 import argparse
@@ -34,31 +35,40 @@ def tested():
     return found
 
 
-def gains(found):
-    """Dict from cells to lists of gains in per cent, one for each seed."""
+def pairs(found):
+    """Dict from cells to arrays: perplexities without and with, by seed."""
     return {
-        cell: [
-            100.0 * (1.0 - of_seed[seed] / found[cell.without][seed])
-            for seed in sorted(of_seed)
-            if seed in found[cell.without]
-        ]
+        cell: np.array(
+            [
+                [found[cell.without][seed], of_seed[seed]]
+                for seed in sorted(of_seed)
+                if seed in found[cell.without]
+            ]
+        )
         for cell, of_seed in found.items()
         if cell.keep < 1.0 and cell.without in found
     }
 
 
+def gains(found):
+    """Dict from cells to gains in per cent, the first seed's first."""
+    return {
+        cell: 100.0 * (1.0 - both[:, 1] / both[:, 0])
+        for cell, both in pairs(found).items()
+    }
+
+
 def lines(found):
     """A Markdown table of all gains."""
-    yield "| | without | with | gain | seeds |"
-    yield "|---|--:|--:|--:|--:|"
-    for cell, values in sorted(gains(found).items(), key=order):
-        without, used = (
-            np.mean([of[seed] for seed in of if seed in found[cell.without]])
-            for of in (found[cell.without], found[cell])
-        )
+    yield "| | without | with | gain | gain, seed 1 | seeds |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    gained = gains(found)
+    for cell, both in sorted(pairs(found).items(), key=order):
+        without, used = both.mean(0)
         yield (
             f"| {cell.title} | {without:.1f} | {used:.1f} "
-            f"| {np.mean(values):+.1f} % | {len(values)} |"
+            f"| {gained[cell].mean():+.1f} % | {gained[cell][0]:+.1f} % "
+            f"| {len(both)} |"
         )
 
 
@@ -82,21 +92,21 @@ def draw(path):
         (panels[2], "epochs", "epochs", {"keep": 0.5, "units": 200}),
     ):
         for (company, dropped), points in by_line(gains(found), fixed).items():
-            points = sorted((getattr(cell, axis), x) for cell, x in points)
-            means = [np.mean(values) for _, values in points]
-            axes.plot(
+            points = [(getattr(cell, axis), values) for cell, values in points]
+            points.sort(key=lambda point: point[0])
+            color = "C0" if company == "alone" else "C1"
+            axes.plot(  # of one seed, since most cells have no other
                 [x for x, _ in points],
-                means,
+                [values[0] for _, values in points],
                 "o-" if dropped == "recurrent" else "s--",
-                color="C0" if company == "alone" else "C1",
+                color=color,
                 label=f"{NAMES[dropped]}, {NAMES[company]}",
             )
-            for (x, values), mean in zip(points, means):
-                if len(values) > 1:  # from the lowest to the highest seed
-                    low, high = mean - min(values), max(values) - mean
-                    axes.errorbar(x, mean, [[low], [high]], color="grey")
+            for x, values in points:  # from the lowest to the highest
+                axes.plot([x, x], [min(values), max(values)], color, **BAR)
         axes.axhline(0.0, color="black", linewidth=0.8)
         axes.set_xlabel(label)
+        axes.set_xlim(LIMITS[axis])
         axes.set_title(
             ", ".join(f"{value} {UNITS[x]}" for x, value in fixed.items())
         )
@@ -114,6 +124,8 @@ NAMES = {
     "alone": "alone",
     "beside": "beside the rest",
 }
+BAR = {"linewidth": 5, "alpha": 0.3}
+LIMITS = {"keep": (0.25, 0.95), "units": (150, 700), "epochs": (10, 90)}
 UNITS = {"units": "units", "epochs": "epochs", "keep": "kept"}
 
 
