@@ -13,6 +13,7 @@ from awd_lstm_tf import (
     _integer_graph,
     _lowering,
     _model_check,
+    _model_ends,
     _versions,
 )
 
@@ -82,16 +83,12 @@ def convert(session, inputs, outputs, states, form=None, check=True):
             session, [ids], [logits], [(c, state.c), (h, state.h)],
             form="int16x8")
     """
-    inputs = _checks.listed("inputs", inputs)
-    outputs = _checks.listed("outputs", outputs)
-    states = _checks.listed("states", states)
-    states = [_checks.pair("states", pair) for pair in states]
+    ends = _model_ends.checked(session, inputs, outputs, states)
     form = _versions.default_form() if form is None else form
     _checks.one_of("form", form, _lowering.FORMS)
     _checks.boolean("check", check)
     _import_flatbuffers()  # before the work, if it is missing
-    _checks.model_ends(_checks.session(session).graph, inputs, outputs, states)
-    graph = _integer_graph.IntegerGraph(session, inputs, outputs, states)
+    graph = _integer_graph.IntegerGraph(session, *ends)
     lowered = _lowering.lower(graph, form)
     content = lowered.model.write()
     if check:
@@ -103,4 +100,7 @@ def _import_flatbuffers():
     try:
         import flatbuffers  # noqa: F401
     except ImportError as error:
-        _checks.flatbuffers_missing(error)
+        raise ImportError(
+            f"awd_lstm_tf.tflite needs the package flatbuffers ({error}): "
+            "pip install 'awd-lstm-tf[tflite]'"
+        ) from error
