@@ -181,7 +181,7 @@ class _Writer(object):
         builder.StartVector(1, len(data), 16)  # aligned as kernels want it
         builder.head = builder.Head() - len(data)
         builder.Bytes[builder.Head() : builder.Head() + len(data)] = data
-        return self._table((0, "offset", builder.EndVector()))
+        return self._table((0, "offset", self._end_vector(len(data))))
 
     def _indices(self, tensors):
         return self._vector("int32", [self._numbers[id(t)] for t in tensors])
@@ -192,7 +192,13 @@ class _Writer(object):
         prepend = getattr(self._builder, "Prepend" + _PREPENDED[kind])
         for value in reversed(values):
             prepend(value)
-        return self._builder.EndVector()
+        return self._end_vector(len(values))
+
+    def _end_vector(self, length):
+        try:
+            return self._builder.EndVector()
+        except TypeError:  # flatbuffers 1.12, of TensorFlow 2.4
+            return self._builder.EndVector(length)
 
     def _table(self, *fields):
         # All fields are written, those of their default value, too.

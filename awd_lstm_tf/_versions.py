@@ -256,12 +256,13 @@ def transposed_products_pay():
 
 def default_form():
     """The form of integer models that this TensorFlow's interpreter runs."""
-    return "uint8" if VERSION < (2,) else "int16x8"
+    return "int16x8" if tflite_module("int16x8") else "uint8"
 
 
 def tflite_module(form):
     """The module with TFLite's interpreter; None if it cannot run the form."""
-    if form != "uint8" and VERSION < (2,):
+    # Before, it takes a bias of 32 bits for one of 64.
+    if form == "int16x8" and VERSION < (2, 14):
         return None
     if hasattr(tf, "lite"):
         return tf.lite

@@ -2,8 +2,8 @@
 
 | form | activations | weights | runs in |
 |---|---|---|---|
-| "uint8" | uint8; int16 in the cell | uint8 | TensorFlow 1.11 on, LiteRT |
-| "int16x8" | int16 | int8 | LiteRT, TFLite of 2.8 and later, TFLite Micro |
+| "uint8" | uint8, int16 in cells | uint8 | TensorFlow from 1.11 on, LiteRT |
+| "int16x8" | int16 | int8 | LiteRT, TFLite from 2.14 on, TFLite Micro |
 
 Both are exact images of one fake-quant graph: no form needs another training.
 """
@@ -13,6 +13,7 @@ from awd_lstm_tf import (
     _integer_graph,
     _lowering,
     _model_check,
+    _model_ends,
     _versions,
 )
 
@@ -38,8 +39,8 @@ def convert(session, inputs, outputs, states, form=None, check=True):
 
     With `check`, the model is run beside the session's graph on 8 random states
     and inputs before it is returned, and every output compared in its own
-    steps. "uint8" is run by TensorFlow's own interpreter; "int16x8" by that of
-    TensorFlow 2.x, and on 1.x, which cannot run it, by this library. How much
+    steps. It is run by this library, and by TensorFlow's own interpreter: the
+    one of 2.14 and later runs both forms, earlier ones "uint8" alone. How much
     may differ: 1 step of `h` (2 with a projection), see docs/quantization.md.
 
     Args:
@@ -49,8 +50,8 @@ def convert(session, inputs, outputs, states, form=None, check=True):
       outputs: list of tensors; where one goes into fake quant, what comes out
         of that, so logits are those after `create_eval_graph`, too.
       states: list of (input tensor, output tensor) pairs.
-      form: "uint8" or "int16x8"; by default the one that the TensorFlow at hand
-        runs itself: "uint8" on 1.x, "int16x8" on 2.x.
+      form: "uint8" or "int16x8"; by default what the TensorFlow at hand can run
+        itself: "int16x8" from 2.14 on, "uint8" before.
       check: False: what is returned may be wrong.
 
     Returns:
@@ -82,16 +83,12 @@ def convert(session, inputs, outputs, states, form=None, check=True):
             session, [ids], [logits], [(c, state.c), (h, state.h)],
             form="int16x8")
     """
-    inputs = _checks.listed("inputs", inputs)
-    outputs = _checks.listed("outputs", outputs)
-    states = _checks.listed("states", states)
-    states = [_checks.pair("states", pair) for pair in states]
+    ends = _model_ends.checked(session, inputs, outputs, states)
     form = _versions.default_form() if form is None else form
     _checks.one_of("form", form, _lowering.FORMS)
     _checks.boolean("check", check)
     _import_flatbuffers()  # before the work, if it is missing
-    _checks.model_ends(_checks.session(session).graph, inputs, outputs, states)
-    graph = _integer_graph.IntegerGraph(session, inputs, outputs, states)
+    graph = _integer_graph.IntegerGraph(session, *ends)
     lowered = _lowering.lower(graph, form)
     content = lowered.model.write()
     if check:
@@ -103,4 +100,7 @@ def _import_flatbuffers():
     try:
         import flatbuffers  # noqa: F401
     except ImportError as error:
-        _checks.flatbuffers_missing(error)
+        raise ImportError(
+            f"awd_lstm_tf.tflite needs the package flatbuffers ({error}): "
+            "pip install 'awd-lstm-tf[tflite]'"
+        ) from error

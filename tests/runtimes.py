@@ -47,7 +47,8 @@ def python(name):
 
 def for_form(form):
     """HERE, if this TensorFlow runs the form; else a Python that does."""
-    if form == "uint8" or tf.__version__ >= "2":
+    version = tuple(map(int, tf.__version__.split(".")[:2]))
+    if form == "uint8" or version >= (2, 14):
         return HERE
     return python("ai-edge-litert")
 

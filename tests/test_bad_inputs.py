@@ -1260,7 +1260,8 @@ CONVERT = [
     (
         lambda: converted(lambda step: dict(outputs=[step.inputs])),
         ValueError,
-        "`outputs` and `states` must not put out what is put in, got 'inputs'.",
+        "`outputs` and `states` must not put out what is put in, got 'inputs': "
+        "wrap it in tf.identity.",
     ),
     (
         lambda: converted(
@@ -1288,14 +1289,14 @@ CONVERT = [
         "'new_h' of shape (1, 5).",
     ),
     (
-        lambda: converted(
-            lambda step: dict(
-                inputs=[tf.placeholder(tf.int32, [3], "ids"), step.inputs]
-            )
-        ),
+        lambda: converted(lambda step: dict(form="int8")),
         ValueError,
-        "`inputs` must not begin with a vector of 3, got 'ids': make its shape "
-        "[3, 1] and apply tf.reshape.",
+        "`form` must be 'uint8' or 'int16x8', got 'int8'.",
+    ),
+    (
+        lambda: converted(lambda step: dict(check=1)),
+        TypeError,
+        "`check` must be True or False, got 1.",
     ),
 ]
 

@@ -1,7 +1,13 @@
 """examples/quantize_and_export.py, at tiny size and at its own."""
 
+import re
+
+import numpy as np
 import pytest
+import runtimes
 import versions
+
+NAMES = ("ai-edge-litert", "tflite-runtime", "tflite-micro")
 
 
 @pytest.fixture(scope="module")
@@ -9,19 +15,49 @@ def quantize_and_export(example):
     return example("quantize_and_export")
 
 
-def test_tiny_run(quantize_and_export, tmp_path, capsys):
+def installed():
+    """Options for all runtimes that there are."""
+    return [
+        f"--runtime={path}"
+        for path in (runtimes.FOLDER / name / "bin/python" for name in NAMES)
+        if path.exists()
+    ]
+
+
+@versions.needs_contrib
+@pytest.mark.parametrize("tied", [[], ["--tied"]], ids=["apart", "tied"])
+def test_tiny_run(quantize_and_export, tmp_path, capsys, tied):
     arguments = (
         f"--out={tmp_path} --units=16 --embedding=8 --steps=30 --held-out=60 "
         "--batch-size=8 --window=10 --keep-rate=0.9 --threads=1"
     )
-    quantize_and_export.main(arguments.split())
+    arguments = arguments.split() + tied + installed()
+    quantize_and_export.main(arguments)
     printed = capsys.readouterr().out
     assert "Bits per character on 60 characters held out:" in printed
-    if versions.VERSION >= (1, 13):
-        assert "Types of the model's tensors: int16, int32, uint8" in printed
-    assert (tmp_path / "model.tflite").stat().st_size > 1000
+    assert "  uint8    in tensorflow" in printed
+    for form in quantize_and_export.FORMS:
+        assert f"  {form}: " in printed
+        assert (tmp_path / f"model_{form}.tflite").stat().st_size > 1000
+    if any("micro" in each for each in installed()):
+        assert "  int16x8  in tflite-micro: " in printed
+        assert "Arena of TFLite Micro: " in printed
 
 
+@versions.needs_contrib
+def test_array_holds_the_model(quantize_and_export, tmp_path):
+    content = bytes(range(256)) * 3
+    stem = str(tmp_path / "model_int16x8")
+    quantize_and_export.write_c_array(stem, content, 5296)
+    source = (tmp_path / "model_int16x8.cc").read_text()
+    found = [int(byte, 16) for byte in re.findall("0x[0-9a-f]{2}", source)]
+    assert bytes(found) == content
+    assert "g_model_len = 768;" in source
+    assert '#include "model_int16x8.h"' in source
+    assert "5296 bytes" in (tmp_path / "model_int16x8.h").read_text()
+
+
+@versions.needs_contrib
 def test_too_little_text(quantize_and_export, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("too short")
@@ -30,13 +66,17 @@ def test_too_little_text(quantize_and_export, tmp_path):
 
 
 @pytest.mark.slow
-def test_integers_are_as_good_as_floats(quantize_and_export, tmp_path):
-    results = quantize_and_export.run(
-        quantize_and_export.parse([f"--out={tmp_path}", "--threads=1"])
-    )
+@versions.needs_contrib
+@pytest.mark.parametrize("tied", [[], ["--tied"]], ids=["apart", "tied"])
+def test_integers_are_as_good_as_floats(quantize_and_export, tmp_path, tied):
+    arguments = [f"--out={tmp_path}", "--threads=1"] + tied + installed()
+    results = quantize_and_export.run(quantize_and_export.parse(arguments))
     assert results["steps"] == 2000
-    assert results["largest"] <= 1
-    assert abs(results["integer"] - results["fake_quant"]) <= 0.01
-    assert results["integer"] <= results["float"] + 0.05
-    assert results["bytes"] <= 0.3 * results["float_bytes"]
-    assert "float32" not in results["types"]
+    assert results["fake_quant"] <= results["float"] + 0.1
+    for form in quantize_and_export.FORMS:
+        assert results["bytes"][form] <= 0.35 * results["float_bytes"]
+        for ran in results["ran"][form]:
+            assert abs(ran["bits"] - results["fake_quant"]) <= 0.01
+            assert ran["equal"] >= 0.8
+            assert ran["largest"] <= 3
+    assert np.isfinite(results["float"])
