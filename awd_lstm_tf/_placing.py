@@ -234,7 +234,10 @@ def once_per_sequence(owner, name, make, inputs=()):
     """
     with outside_innermost_loop() as place:
         lifted = all(place.sees(value) for value in inputs)
-        cache = memory(place.graph, owner)
+        # `tf.custom_gradient` looks for the variables that its function reads,
+        # and does not see those that were read before.
+        is_seen = in_custom_gradient() or in_gradients()
+        cache = {} if is_seen else memory(place.graph, owner)
         key = (name, place.key) + tuple(map(_versions.reference, inputs))
         if lifted and key not in cache:
             cache[key] = make()
@@ -248,20 +251,25 @@ def once_per_sequence(owner, name, make, inputs=()):
 # Inside what
 
 
-_GRADIENT_FUNCTIONS = ("_GradientsHelper", "imperative_grad")
-
-
 def in_gradients():
     """Whether TensorFlow is at work on a gradient: a step back, not forward.
 
     A layer called then is one called again, by `recompute_grad` or a user's
     `tf.custom_gradient`.
     """
-    frame = sys._getframe(1)
+    return _called_by("_GradientsHelper", "imperative_grad")
+
+
+def in_custom_gradient():
+    """Whether this is the function that a `tf.custom_gradient` is around."""
+    return _called_by("_graph_mode_decorator")
+
+
+def _called_by(*names):
+    frame = sys._getframe(2)
     while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if frame.f_code.co_name in _GRADIENT_FUNCTIONS:
-            if module.startswith("tensorflow"):
+        if frame.f_code.co_name in names:
+            if frame.f_globals.get("__name__", "").startswith("tensorflow"):
                 return True
         frame = frame.f_back
     return False

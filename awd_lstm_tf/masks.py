@@ -195,7 +195,7 @@ class Mask(object):
         return _checks.checked_keep_prob(self._argument, keep_prob, self._dtype)
 
     def _next_seed(self, state):
-        if state.draws and _placing.in_gradients():
+        if self._mode != VARIABLE and _placing.in_gradients():
             raise NotImplementedError(
                 f"`{self._argument}` must be 1.0 in what is computed again for "
                 "its gradient (recompute_grad, tf.custom_gradient), got less: "
@@ -253,7 +253,7 @@ class Mask(object):
         if None not in self._shape:
             return self.value()
         state = self._in_graph()
-        self._check_context()
+        refuse_in_defun(self._argument)
         with tf.name_scope(self._name + "_draw"):
             key = _placing.once_per_sequence(
                 self, "key", lambda: self._key(state)
@@ -277,7 +277,7 @@ class Mask(object):
 
     def _here_drawn(self):
         state = self._in_graph()
-        self._check_context()
+        refuse_in_defun(self._argument)
         with tf.name_scope(self._name + "_draw"):
             if self._mode == PER_STEP:
                 drawn = self._draw(state, self._is_train)
@@ -293,15 +293,6 @@ class Mask(object):
             state.latest = drawn
             # Made now: when it is asked for, the graph may be finalized.
             self._diagnostic(state, "whole", self._dense)
-
-    def _check_context(self):
-        if _placing.in_defun():
-            raise NotImplementedError(
-                f"`{self._argument}` must be 1.0 in a Defun (tensorflow.python."
-                "framework.function), got less: its gradient runs the function "
-                "again, with another mask. Use tf.function, or on TensorFlow "
-                "before 1.15 tf.contrib.eager.defun."
-            )
 
     def _per_run(self, state):
         with _placing.outside_innermost_loop() as place:
@@ -427,6 +418,17 @@ class Mask(object):
             return False
         _checks.mask_exists(method, self._known() is not None)
         return True
+
+
+def refuse_in_defun(argument):
+    """Raises an error in a function that TensorFlow computes twice."""
+    if _placing.in_defun():
+        raise NotImplementedError(
+            f"`{argument}` must be 1.0 in a Defun (tensorflow.python.framework."
+            "function), got less: its gradient runs the function again, with "
+            "another mask. Use tf.function, or on TensorFlow before 1.15 "
+            "tf.contrib.eager.defun."
+        )
 
 
 def _assignment(held, drawn, name):

@@ -174,6 +174,7 @@ class WeightDropWrapper(object):
         """`call` of the layer, with its chosen weights masked."""
         if not self._active:
             return call(*args, **kwargs)
+        masks.refuse_in_defun("weight_drop_kr")
         with contextlib.ExitStack() as stack:
             run = _Run(self._is_chosen, self._masked, self._made.layers, stack)
             run.swap(self.layer, stack)
