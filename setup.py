@@ -43,6 +43,7 @@ EXAMPLES = ["matplotlib", "tqdm"] + TFLITE
 DEV = [
     "hypothesis",
     "importlib-metadata",
+    "packaging",
     "pytest>=6.2",
     "pytest-xdist",
 ]

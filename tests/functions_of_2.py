@@ -67,10 +67,13 @@ def trained(make):
         return outputs, gradients
 
     errors, masks = [], set()
+    step(tf.constant(INPUTS))
+    kernel, bias = layers[0][0].trainable_weights
+    bias.assign(np.random.RandomState(1).randn(4 * UNITS))
     for _ in range(10):
         outputs, gradients = step(tf.constant(INPUTS))
-        kernel, bias = layers[0][0].trainable_weights
-        # What was dropped has no gradient, and all else has one.
+        # What was dropped has no gradient, and all else has one: with biases
+        # that are not 0, no unit is.
         mask = 2.0 * (np.asarray(gradients[0]) != 0)
         with tensorflow.GradientTape() as tape:
             expected = reference(kernel * mask, bias, INPUTS)

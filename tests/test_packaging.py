@@ -331,6 +331,7 @@ def test_extra_dev_brings_what_tests_and_examples_import():
         "hypothesis",
         "importlib-metadata",
         "matplotlib",
+        "packaging",
         "pytest",
         "pytest-xdist",
         "tqdm",
