@@ -19,14 +19,13 @@ import pickle
 import sys
 
 import numpy as np
-import tensorflow as tf
+import versions
+from versions import nest, rnn_cell, tf
 
 import awd_lstm_tf
 from awd_lstm_tf import masks
 
-VERSION = tuple(map(int, tf.__version__.split(".")[:2]))
-rnn_cell = tf.nn.rnn_cell
-nest = tf.nest if VERSION >= (1, 14) else tf.contrib.framework.nest
+VERSION = versions.VERSION
 
 BATCH, TIME, DEPTH, UNITS, WORDS = 3, 3, 7, 4, 24
 LENGTHS = [TIME - 2, TIME, TIME]
@@ -37,9 +36,7 @@ LIMIT = 1e-5
 
 def function(python_function):
     """`tf.function`, or what stood for it before TensorFlow 1.15."""
-    if VERSION >= (1, 15):
-        return tf.function(python_function)
-    return tf.contrib.eager.defun(python_function)
+    return versions.function()(python_function)
 
 
 def run_config():

@@ -8,7 +8,7 @@ a TensorFlow that is missing or too new, in test_packaging.py.)
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from versions import rnn_cell, tf
 
 import awd_lstm_tf
 from awd_lstm_tf import (
@@ -750,11 +750,10 @@ HOOKS = [
         "of its own, got 3.",
     ),
     (
-        lambda: MaskUpdateHook([tf.nn.rnn_cell.DropoutWrapper]),
+        lambda: MaskUpdateHook([rnn_cell.DropoutWrapper]),
         TypeError,
         "`owners` must be cells or dropouts of awd_lstm_tf, each an argument "
-        "of its own, got <class 'tensorflow.python.ops.rnn_cell_impl."
-        "DropoutWrapper'>.",
+        f"of its own, got {rnn_cell.DropoutWrapper!r}.",
     ),
     (
         lambda: MaskUpdateHook(cell(**DROP), 0),

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import oracles
 import pytest
-import tensorflow as tf
 import versions
+from versions import tf
 
 import awd_lstm_tf
 from awd_lstm_tf import WeightDropLSTMCell, fused
@@ -83,7 +83,7 @@ class Problem(object):
         with tf.Session() as session:
             session.run(tf.global_variables_initializer())
             for name, variable in weights.items():
-                value = self._others[: variable.shape[0].value]
+                value = self._others[: variable.shape.as_list()[0]]
                 if name == "kernel":
                     value = self._kernel * kernel_factor
                 variable.load(value, session)
@@ -330,7 +330,7 @@ def test_in_a_users_loop(is_train, unrolling):
     _, c, h, outputs = tf.while_loop(
         lambda count, *_: count < 2,
         lambda count, c, h, _: tuple(
-            tf.contrib.framework.nest.flatten(
+            versions.nest.flatten(
                 [count + 1, layer(problem.inputs, (c, h))[::-1]]
             )
         ),
@@ -441,9 +441,9 @@ def printed(program, *arguments):
     return answer.stdout.decode().splitlines()
 
 
-KIND = """
+KIND = f"""
 import sys
-import tensorflow as tf
+{versions.IMPORT}
 import awd_lstm_tf
 ours = awd_lstm_tf.WeightDropLSTMBlockFusedCell
 layer = ours(4)
@@ -457,21 +457,22 @@ print(found + [type(layer) is ours, isinstance(layer, ours)])
 """
 
 
+@versions.needs_contrib
 def test_is_of_the_stock_base_classes_without_their_import():
     is_layer, is_contrib = [True, True, False], [True, True, False]
     found = [*is_layer, False, *is_contrib, True, True]
     assert printed(KIND)[-1] == str(found)  # tf.contrib says a few lines, too
 
 
-SHAPES = """
-import tensorflow as tf
+SHAPES = f"""
+{versions.IMPORT}
 tf.compat.v1.enable_v2_tensorshape()
 import awd_lstm_tf
 drop = dict(weight_drop_kr=0.5, use_vd=True)
 x = tf.ones([5, 2, 3])
 results = [awd_lstm_tf.WeightDropLSTMBlockFusedCell(4, **drop)(x)[0]]
 rnn = lambda cell: tf.nn.dynamic_rnn(cell, x, dtype=tf.float32)[0]
-for more in ({}, dict(recurrent_only=True), dict(num_proj=2)):
+for more in (dict(), dict(recurrent_only=True), dict(num_proj=2)):
     with tf.variable_scope(None, "net"):
         cell = awd_lstm_tf.WeightDropLSTMCell(4, **drop, **more)
         results.append(rnn(cell))
@@ -575,10 +576,10 @@ def test_evaluation_has_gradients(unrolling):
 # The gradient elsewhere: in an imported graph, in functions, in XLA
 
 
-IMPORT = """
+IMPORT = f"""
 import sys
 import numpy as np
-import tensorflow as tf
+{versions.IMPORT}
 import awd_lstm_tf
 path = sys.argv[1]
 tf.train.import_meta_graph(path + ".meta")
@@ -627,7 +628,7 @@ def test_an_imported_graph_has_the_same_gradient(
 
 def in_a_function(call, *arguments):
     """The results of a function of TensorFlow's, in a graph."""
-    make = getattr(tf, "function", None) or tf.contrib.eager.defun
+    make = versions.function()
     return make(call)(*arguments)
 
 

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import oracles
 import pytest
-import tensorflow as tf
 import versions
+from versions import tf
 
 from awd_lstm_tf import (
     VariationalDropout,
@@ -780,7 +780,7 @@ def test_mask_stays_on_the_worker():
 @pytest.mark.smoke
 def test_replicas_have_masks_of_their_own():
     devices = ["/cpu:0", "/cpu:1"]
-    strategy = tf.contrib.distribute.MirroredStrategy(devices)
+    strategy = versions.mirrored_strategy(devices)
 
     def replica():
         cell = dropping_cell()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from versions import tf
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import versions
+from versions import tf
 
 from awd_lstm_tf import WeightDropLSTMCell, quantization
 
@@ -507,7 +507,7 @@ def test_all_kinds_of_variables(open_session, loop, scope):
 
 
 def test_mirrored_replicas_learn_one_range(open_session):
-    strategy = tf.contrib.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    strategy = versions.mirrored_strategy(["/cpu:0", "/cpu:1"])
 
     def replica():
         cell = WeightDropLSTMCell(4, is_quant=True)

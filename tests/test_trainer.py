@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from tiny_runs import TINY, read, windows_of
+from versions import tf
 
 EVERY_PART = (
     "--optimizer=nt_asgd --learning-rate=5 --nonmono=1 --layers=2 --units=12 "

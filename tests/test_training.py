@@ -115,7 +115,7 @@ def test_phase_in_a_function(open_session):
 
 
 EAGER = """
-import tensorflow as tf
+from versions import tf
 tf.compat.v1.enable_eager_execution()
 import awd_lstm_tf
 try:

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from versions import tf
 
 from awd_lstm_tf import VariationalDropout, masks
 

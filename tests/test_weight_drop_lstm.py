@@ -6,7 +6,8 @@ import itertools
 import numpy as np
 import oracles
 import pytest
-import tensorflow as tf
+import versions
+from versions import tf
 
 from awd_lstm_tf import WeightDropLSTMCell
 
@@ -544,8 +545,8 @@ def test_deepcopy_has_a_mask_of_its_own(mode):
 # Errors
 
 
-EAGER = """
-import tensorflow as tf
+EAGER = f"""
+{versions.IMPORT.partition("tf.disable")[0]}
 tf.enable_eager_execution()
 import awd_lstm_tf
 cell = awd_lstm_tf.WeightDropLSTMCell(4)
@@ -630,7 +631,7 @@ def test_estimator(tmp_path):
         {"x": tf.placeholder(tf.float32, [None, 6, DEPTH])}
     )
     path = estimator.export_savedmodel(str(tmp_path / "export"), receiver)
-    serve = tf.contrib.predictor.from_saved_model(path)
+    serve = versions.load_predictor(path)
     assert np.array_equal(serve({"x": x[:16]})["guess"], guesses)
 
 
@@ -653,7 +654,7 @@ def test_saved_model_with_an_is_train_placeholder(tmp_path):
         path = str(tmp_path / "saved")
         tf.saved_model.simple_save(session, path, {"x": x}, {"y": y})
     with tf.Graph().as_default():
-        serve = tf.contrib.predictor.from_saved_model(path)
+        serve = versions.load_predictor(path)
         assert np.array_equal(serve({"x": feed[x]})["y"], expected)
 
 

@@ -106,6 +106,13 @@ def mirrored_strategy(devices):
     return tf.contrib.distribute.MirroredStrategy(devices)
 
 
+def function():
+    """`tf.function`, or what stood for it before TensorFlow 1.15."""
+    if VERSION >= (2,):
+        return tensorflow.function
+    return tf.function if VERSION >= (1, 15) else tf.contrib.eager.defun
+
+
 def jit_scope():
     """Has XLA compile the ops that are made in it."""
     if VERSION >= (1, 14):
