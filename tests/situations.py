@@ -19,14 +19,10 @@ import pickle
 import sys
 
 import numpy as np
-import tensorflow as tf
+from versions import VERSION, nest, rnn_cell, tf
 
 import awd_lstm_tf
 from awd_lstm_tf import masks
-
-VERSION = tuple(map(int, tf.__version__.split(".")[:2]))
-rnn_cell = tf.nn.rnn_cell
-nest = tf.nest if VERSION >= (1, 14) else tf.contrib.framework.nest
 
 BATCH, TIME, DEPTH, UNITS, WORDS = 3, 3, 7, 4, 24
 LENGTHS = [TIME - 2, TIME, TIME]
@@ -616,10 +612,10 @@ class Net(object):
             names = [name for name, _ in uses.found]
             assert self.names in ([], names)
             self.names[:] = names
-            used = [
-                tf.tile(tf.reshape(each, [1, -1]), [BATCH, 1])
-                for _, each in uses.found
-            ]
+            flat = [tf.reshape(each, [1, -1]) for _, each in uses.found]
+            if not flat:  # stock's layer
+                flat = [tf.zeros([1, np.prod(shape)]) for shape in row.shapes]
+            used = [tf.tile(each, [BATCH, 1]) for each in flat]
             return out, state, used
 
         state = zero_state(row)
@@ -638,6 +634,8 @@ class Net(object):
         with Uses() as uses:
             outs, state = self._row.sequence(owner, x, state)
         self.names[:] = [name for name, _ in uses.found]
+        if not uses.found:
+            return outs, state, []
         return outs, state, [tf.stack([each] * TIME) for _, each in uses.found]
 
 
