@@ -19,13 +19,10 @@ import pickle
 import sys
 
 import numpy as np
-import versions
-from versions import nest, rnn_cell, tf
+from versions import VERSION, nest, rnn_cell, tf
 
 import awd_lstm_tf
 from awd_lstm_tf import masks
-
-VERSION = versions.VERSION
 
 BATCH, TIME, DEPTH, UNITS, WORDS = 3, 3, 7, 4, 24
 LENGTHS = [TIME - 2, TIME, TIME]
@@ -36,7 +33,9 @@ LIMIT = 1e-5
 
 def function(python_function):
     """`tf.function`, or what stood for it before TensorFlow 1.15."""
-    return versions.function()(python_function)
+    if VERSION >= (1, 15):
+        return tf.function(python_function)
+    return tf.contrib.eager.defun(python_function)
 
 
 def run_config():
@@ -613,10 +612,10 @@ class Net(object):
             names = [name for name, _ in uses.found]
             assert self.names in ([], names)
             self.names[:] = names
-            used = [
-                tf.tile(tf.reshape(each, [1, -1]), [BATCH, 1])
-                for _, each in uses.found
-            ]
+            flat = [tf.reshape(each, [1, -1]) for _, each in uses.found]
+            if not flat:  # stock's layer
+                flat = [tf.zeros([1, np.prod(shape)]) for shape in row.shapes]
+            used = [tf.tile(each, [BATCH, 1]) for each in flat]
             return out, state, used
 
         state = zero_state(row)
@@ -635,6 +634,8 @@ class Net(object):
         with Uses() as uses:
             outs, state = self._row.sequence(owner, x, state)
         self.names[:] = [name for name, _ in uses.found]
+        if not uses.found:
+            return outs, state, []
         return outs, state, [tf.stack([each] * TIME) for _, each in uses.found]
 
 

@@ -8,6 +8,7 @@ import collections
 import gc
 import itertools
 import pickle
+import random
 import re
 import resource
 import subprocess
@@ -894,7 +895,7 @@ def averaging_optimizer(weights):
         tf.train.GradientDescentOptimizer(0.1), 0.5
     )
     steps = optimizer.minimize(weights.loss, weights.step, weights.list)
-    saver = optimizer.swapping_saver(weights.list)
+    saver = optimizer.swapping_saver()
 
     def use(session, folder):
         for _ in range(3):
@@ -987,7 +988,7 @@ def checkpoint(weights):
         return [
             reader.get_tensor(name)
             for name in sorted(names)
-            if name.startswith("layer/")
+            if name.startswith("layer/") and "CONFIG_JSON" not in name
         ]
 
     return use
@@ -1084,6 +1085,83 @@ def test_estimator_keeps_no_memory(tmp_path):
         sizes.append(resident())
     # The first few have TensorFlow load what it needs.
     assert sizes[-1] - sizes[4] < 20, sizes
+
+
+# ---------------------------------------------------------------------------
+# Any situation
+
+CHUNKS, IN_CHUNK = 20, 50
+
+
+def random_situation(draws):
+    """One of all that there are."""
+    while True:
+        name, road = draws.choice(list(ROWS)), draws.choice(ROADS)
+        if has_road(name, road):
+            break
+    mode = draws.choice(ROWS[name].modes)
+    loops = list(situations.LOOPS)
+    if name == "fused":
+        loops.append("sequence")
+    return situation_of(
+        name,
+        mode,
+        draws.choice(situations.WIRINGS),
+        draws.choice(loops),
+        road,
+        resource=road == "function" or draws.random() < 0.5,
+        seed=draws.randrange(2**16),
+    )
+
+
+def runs_on_stock(situation):
+    """Whether TensorFlow can do it at all, with stock's layer."""
+    try:
+        programs = situations.build(situation, bare=True)
+        with session_of(programs[0].graph) as session:
+            programs[-1].initialize(session)
+            for program in programs:
+                program.run(session, inputs_value(0))
+    except Exception:
+        return False
+    return True
+
+
+def outcome(situation):
+    """What comes of it: "right", a sentence of ours, or what stock's gets.
+
+    Raises:
+      Whatever is wrong.
+    """
+    try:
+        check(situation)
+    except AssertionError:
+        raise
+    except Exception as error:
+        if is_of_ours(error):
+            return HOUSE.search(str(error)).string.partition(", got ")[0]
+        if runs_on_stock(situation):
+            raise
+        return f"{type(error).__name__} as with stock layers"
+    return "right"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_any_situation(chunk, seed, record_property):
+    """None is wrong; what is refused is refused in sentences of ours."""
+    draws = random.Random(seed * CHUNKS + chunk)
+    found, wrong = collections.Counter(), []
+    for _ in range(IN_CHUNK):
+        situation = random_situation(draws)
+        try:
+            found[outcome(situation)] += 1
+        except Exception as error:
+            wrong.append(f"{situation}: {type(error).__name__}: {error}"[:500])
+    record_property("found", dict(found))
+    print("\n".join(f"{count} {what}" for what, count in found.items()))
+    assert not wrong, "\n".join(wrong)
+    assert found["right"] > 0.9 * IN_CHUNK
 
 
 # ---------------------------------------------------------------------------
