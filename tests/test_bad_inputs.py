@@ -1476,7 +1476,9 @@ RUN_TIME = dict(
         (
             lambda: fetched(
                 activation_regularization(
-                    of_unknown_shape(np.ones([4, 6, 3]), 3), 1.0, [5]
+                    of_unknown_shape(np.ones([4, 6, 3]), 3),
+                    1.0,
+                    sequence_length=[5],
                 )
             ),
             "assertion failed: [`sequence_length` must have an entry for each "

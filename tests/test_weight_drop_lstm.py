@@ -327,7 +327,8 @@ def test_sizes_may_be_whole_floats_as_in_lstm_cell(mode, recurrent_only):
             with session_of(graph) as session:
                 session.run(cell.get_vd_update_op())
                 results.append(session.run(outputs))
-    assert oracles.same(*results)
+    if mode != "standard":  # in which steps side by side take turns in drawing
+        assert oracles.same(*results)
 
 
 # A tensor keep rate
