@@ -1,6 +1,8 @@
-"""Turns the figures of step_time.py and memory.py into docs/speed.md's tables.
+r"""Turns the figures of step_time.py and memory.py into docs/speed.md's tables.
 
     python benchmarks/report.py benchmarks/results/tensorflow-*.json
+    python benchmarks/report.py benchmarks/results/tensorflow-*.json \
+        --into docs/speed.md
 
 Each file is one run on one TensorFlow (`--json`). Printed, in Markdown, are
 tables of ratios to LSTMCell and of peak memory, which targets they meet, and
@@ -139,16 +141,33 @@ def report(runs):
     return lines + [f"- {_machine(run)}" for run in runs]
 
 
+def write_into(path, lines):
+    """Puts the report in the place of the one that is in a page."""
+    with open(path, encoding="utf-8") as file:
+        page = file.read().splitlines()
+    first = page.index(next(x for x in page if x.startswith("| training")))
+    end = len(page) - page[::-1].index(
+        next(x for x in page[::-1] if x.startswith("- TensorFlow "))
+    )
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(page[:first] + lines + page[end:]) + "\n")
+
+
 def _main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("results", nargs="+", help="JSON files")
+    parser.add_argument("--into", help="a page whose tables to replace")
+    flags = parser.parse_args()
     runs = []
-    for path in parser.parse_args().results:
+    for path in flags.results:
         with open(path) as file:
             runs.append(json.load(file))
-    print("\n".join(report(runs)))
+    if flags.into:
+        write_into(flags.into, report(runs))
+    else:
+        print("\n".join(report(runs)))
 
 
 if __name__ == "__main__":
