@@ -64,7 +64,8 @@ class WeightDropWrapper(object):
 
     def __new__(cls, layer=None, *args, **kwargs):
         kind = _kind_of(layer) if cls is WeightDropWrapper else cls
-        return super(WeightDropWrapper, cls).__new__(kind)
+        # Of Keras 2.x, which chooses among its own kinds there.
+        return super(WeightDropWrapper, kind).__new__(kind)
 
     def __init__(
         self,
