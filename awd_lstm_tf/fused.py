@@ -668,14 +668,14 @@ class WeightDropLSTMBlockFusedCell(
         """
         depth = _checks.known_depth(tf.TensorShape(inputs_shape).as_list()[-1])
         units = self._num_units
-        self._kernel = self.add_variable("kernel", [depth + units, 4 * units])
-        self._bias = self.add_variable(
+        self._kernel = self.add_weight("kernel", [depth + units, 4 * units])
+        self._bias = self.add_weight(
             "bias", [4 * units], initializer=tf.zeros_initializer()
         )
         if self._use_peephole:
-            self._w_i_diag = self.add_variable("w_i_diag", [units])
-            self._w_f_diag = self.add_variable("w_f_diag", [units])
-            self._w_o_diag = self.add_variable("w_o_diag", [units])
+            self._w_i_diag = self.add_weight("w_i_diag", [units])
+            self._w_f_diag = self.add_weight("w_f_diag", [units])
+            self._w_o_diag = self.add_weight("w_o_diag", [units])
         self._build_layer_mask(depth, self._kernel.dtype.base_dtype)
         self.built = True
 

@@ -96,7 +96,7 @@ class KernelRange(object):
 
     @staticmethod
     def _variable(cell, name):
-        variable = cell.add_variable(
+        variable = cell.add_weight(
             name,
             shape=[],
             dtype=tf.float32,

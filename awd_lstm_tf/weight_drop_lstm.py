@@ -137,23 +137,24 @@ class WeightDropLSTMCell(_dropped_kernel.DroppedKernel, rnn_cell.LSTMCell):
         num_units = _checks.num_units(num_units)
         _refuse_other_cells_arguments(use_peepholes)
         _checks.optional_floating("dtype", dtype)
-        super(WeightDropLSTMCell, self).__init__(
-            num_units,
-            use_peepholes=use_peepholes,
-            cell_clip=cell_clip,
-            initializer=initializer,
-            num_proj=num_proj,
-            proj_clip=proj_clip,
-            num_unit_shards=num_unit_shards,
-            num_proj_shards=num_proj_shards,
-            forget_bias=forget_bias,
-            state_is_tuple=state_is_tuple,
-            activation=activation,
-            reuse=reuse,
-            name=name,
-            dtype=dtype,
-            **kwargs,
-        )
+        with _versions.quiet():
+            super(WeightDropLSTMCell, self).__init__(
+                num_units,
+                use_peepholes=use_peepholes,
+                cell_clip=cell_clip,
+                initializer=initializer,
+                num_proj=num_proj,
+                proj_clip=proj_clip,
+                num_unit_shards=num_unit_shards,
+                num_proj_shards=num_proj_shards,
+                forget_bias=forget_bias,
+                state_is_tuple=state_is_tuple,
+                activation=activation,
+                reuse=reuse,
+                name=name,
+                dtype=dtype,
+                **kwargs,
+            )
         self._given_name = name
         self._input_bias = _checks.finite("input_bias", input_bias)
         self._is_quant = _checks.boolean("is_quant", is_quant)

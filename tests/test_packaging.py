@@ -291,6 +291,18 @@ def test_the_versions_called_tested_are_those_of_make_test_all():
         assert f"Programming Language :: Python :: {python}" in supported
 
 
+def test_one_module_alone_knows_of_versions_and_it_is_short():
+    folder = pathlib.Path(awd_lstm_tf.__file__).parent
+    for path in folder.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if path.name != "_versions.py":
+            assert "VERSION" not in text and "tf.__version__" not in text
+    text = (folder / "_versions.py").read_text(encoding="utf-8")
+    text = re.sub('"""(.|\n)*?"""', "", text)
+    code = [line.partition("#")[0].strip() for line in text.splitlines()]
+    assert len(list(filter(None, code))) <= 200
+
+
 # Metadata. The four pins: without the first TensorFlow does not import, without
 # the others it warns, or parts of it fail (setup.py says which).
 
