@@ -1162,27 +1162,3 @@ def test_any_situation(chunk, seed, record_property):
     print("\n".join(f"{count} {what}" for what, count in found.items()))
     assert not wrong, "\n".join(wrong)
     assert found["right"] > 0.9 * IN_CHUNK
-
-
-# ---------------------------------------------------------------------------
-# Faults that are known and not mended yet
-
-_OLD, _NEW = situations.VERSION < (1, 14), situations.VERSION >= (1, 15)
-KNOWN = {
-    "test_road[wrapped_keras-copied]": _OLD,
-    "test_road[wrapped_function-tower]": True,
-    "test_control_flow_v2[fused]": _NEW,
-    "test_control_flow_v2_of_modes[cell-standard]": _NEW,
-    "test_control_flow_v2_of_modes[cell_recurrent_only-standard]": _NEW,
-    "test_control_flow_v2_of_modes[wrapped_cell-standard]": _NEW,
-    "test_control_flow_v2_of_modes[wrapped_layer-standard]": _NEW,
-    "test_control_flow_v2_of_modes[wrapped_keras-standard]": _NEW,
-    "test_control_flow_v2_of_modes[wrapped_function-standard]": _NEW,
-}
-
-
-@pytest.fixture(autouse=True)
-def _known(request):
-    if KNOWN.get(request.node.name):
-        mark = pytest.mark.xfail(strict=True, reason="logged")
-        request.node.add_marker(mark)
