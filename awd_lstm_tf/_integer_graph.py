@@ -1,16 +1,15 @@
 """The part of a session's graph that becomes an integer-only model.
 
 Between inputs and outputs there are ops; all else that leads into them, such
-as variables and what is computed from them, is evaluated to constants. What
-must not be a constant is refused by name: a random number, a held mask, a
-variable that is changed when the outputs are run, data of a queue.
+as variables and what is computed from them, is evaluated to constants.
 """
 
 import collections
 
 import numpy as np
 
-from awd_lstm_tf import masks
+from awd_lstm_tf import _frozen_in
+from awd_lstm_tf._integer_grids import Grid, fake_quant_grid
 from awd_lstm_tf._versions import tf
 
 FAKE_QUANT = {"FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars"}
@@ -21,97 +20,8 @@ _REARRANGING |= {"StridedSlice", "StopGradient"}
 # Known from shapes alone, whatever goes in.
 _OF_SHAPES = {"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"}
 
-# Stateful ops whose value is one of a checkpoint, or that have none.
-_LASTING = {"Variable", "VariableV2", "VarHandleOp", "ReadVariableOp"}
-_LASTING |= {"ResourceGather", "VarIsInitializedOp", "Assert", "Print"}
-_LASTING |= {"PrintV2", "CheckNumerics", "CheckNumericsV2", "If"}
-_LASTING |= {"PartitionedCall", "StatefulPartitionedCall"}
-_OF_LOOPS = ("While", "TensorArray")  # refused as ops, not as values
-_RANDOM = ("Random", "Multinomial", "TruncatedNormal", "RngUniform")
-_ASSIGNING = ("Assign", "Scatter", "ResourceScatter", "Apply", "ResourceApply")
-
 # What both range variables hold before they are trained.
 _UNTRAINED = {"kernel_quant": (0.0, 0.0), "weights_quant": (-6.0, 6.0)}
-
-
-class Grid(collections.namedtuple("Grid", "scale lowest highest")):
-    """The reals `scale * k` for the integers `k` in `[lowest, highest]`."""
-
-    @property
-    def bits(self):
-        return 8 if self.highest - self.lowest < 256 else 16
-
-    @property
-    def ends(self):
-        return self.scale * self.lowest, self.scale * self.highest
-
-    def same_as(self, other):
-        """Whether the other is this grid, but for roundings of its scale."""
-        return self[1:] == other[1:] and np.isclose(
-            self.scale, other.scale, rtol=1e-6, atol=0
-        )
-
-    def integers(self, values):
-        """`k` of the nearest of this grid's reals."""
-        nearest = np.floor(np.float64(values) / self.scale + 0.5)
-        return np.clip(nearest, self.lowest, self.highest).astype(np.int64)
-
-    def reals(self, integers):
-        return self.scale * np.float64(integers)
-
-    def __str__(self):
-        low, high = self.ends
-        return f"[{low:.6g}, {high:.6g}] of {self.bits} bits"
-
-
-# The grids that the LSTM's integer kernels of TFLite are made for.
-UNIT16 = Grid(2.0**-15, -(2**15), 2**15 - 1)
-# Of 8 bits, by op: built into the kernels.
-BUILT_IN = {
-    "Sigmoid": Grid(2.0**-8, 0, 255),
-    "Softmax": Grid(2.0**-8, 0, 255),
-    "Tanh": Grid(2.0**-7, -128, 127),
-}
-
-
-def fake_quant_grid(name, low, high, bits, narrow):
-    """The grid that TensorFlow's fake quant rounds to.
-
-    Args:
-      name: of the op.
-      low: the lower end of its range.
-      high: the upper one.
-      bits: 8 or 16.
-      narrow: whether the lowest integer is left out.
-
-    Returns:
-      A `Grid` whose ends are moved as fake quant moves them, so that 0 is one
-      of its reals.
-
-    Raises:
-      ValueError: naming the op, when there is no such grid.
-    """
-    if bits not in (8, 16):
-        raise ValueError(
-            f"The fake quant '{name}' must have 8 or 16 bits, got {bits}."
-        )
-    if not low < high or not np.isfinite([low, high]).all():
-        raise ValueError(
-            f"The range of the fake quant '{name}' must not be empty, got "
-            f"[{low}, {high}]: train with it first."
-        )
-    if low > 0 or high < 0:
-        raise ValueError(
-            f"The range of the fake quant '{name}' must hold 0, got "
-            f"[{low}, {high}]: 0 is where padding, zero states and the zero "
-            "point are; widen it and train again."
-        )
-    low, high = np.float32(low), np.float32(high)
-    first, last = int(narrow), 2**bits - 1
-    scale = (high - low) / np.float32(last - first)
-    zero = first - float(low / scale)
-    zero = int(np.clip(np.floor(zero + 0.5), first, last))
-    return Grid(float(scale), first - zero, last - zero)
 
 
 def _reach(starts, neighbours):
@@ -179,8 +89,7 @@ class IntegerGraph(object):
             [op for tensor in self.outputs for op in _at_the_end(tensor)],
             lambda op: [] if op.name in ends else _producers(op),
         )
-        _check_lasting(session.graph, behind)
-        _check_placeholders(ends, behind)
+        _frozen_in.check(session.graph, ends, behind)
         ahead = _reach(
             ends.values(),
             lambda op: [
@@ -384,90 +293,3 @@ def _read(variable):
         f"The variable '{variable.name}' has no op that reads it: make it with "
         "tf.get_variable."
     )
-
-
-# ---------------------------------------------------------------------------
-# What must not be frozen in
-
-
-def _check_placeholders(ends, behind):
-    for name in sorted(set(behind) - set(ends)):
-        if behind[name].type in ("Placeholder", "PlaceholderWithDefault"):
-            raise ValueError(
-                "`inputs` and `states` must hold every placeholder that the "
-                f"outputs depend on, '{name}' is missing: add it, or build the "
-                "graph without it."
-            )
-    for name in sorted(set(ends) - set(behind)):
-        raise ValueError(
-            f"`inputs` and `states` must lead to the outputs, '{name}' does "
-            "not: leave it out."
-        )
-
-
-_EVALUATE = (
-    "build the graph to convert with `is_train=False` (not a tensor), without "
-    "dropout, and call tf.contrib.quantize.create_eval_graph, not "
-    "create_training_graph"
-)
-
-
-def _check_lasting(graph, behind):
-    held = {mask.op.name for mask in graph.get_collection(masks.MASKS)}
-    nodes = [op.node_def for _, op in sorted(behind.items())]
-    kinds = [(node.name, node.op) for node in nodes]
-    kinds += _kinds_in_functions(graph, nodes)
-    for name, kind in kinds:
-        if any(word in kind for word in _RANDOM):
-            raise ValueError(
-                f"The op '{name}' of type {kind} is random, and what it draws "
-                f"would be frozen into the model: {_EVALUATE}."
-            )
-    for name in sorted(behind):
-        if name in held:
-            raise ValueError(
-                f"The mask '{name}' would be frozen into the model: "
-                f"{_EVALUATE}."
-            )
-    for name, kind in kinds:
-        if kind.startswith(_ASSIGNING):
-            raise ValueError(
-                f"The op '{name}' of type {kind} changes a variable when the "
-                f"outputs are run, as only training should: {_EVALUATE}."
-            )
-    for name, op in sorted(behind.items()):
-        if op.type in _LASTING or op.type.startswith(_OF_LOOPS):
-            continue
-        if op.op_def.is_stateful:
-            raise ValueError(
-                f"The op '{name}' of type {op.type} gives another value in "
-                "each run, and one would be frozen into the model: feed it by "
-                "a placeholder among `inputs`."
-            )
-
-
-def _kinds_in_functions(graph, nodes):
-    # Of control flow v2, where branches are functions.
-    todo = [node for node in nodes if any(_functions_of(node))]
-    if not todo:
-        return []
-    functions = {
-        function.signature.name: function
-        for function in graph.as_graph_def().library.function
-    }
-    kinds, seen = [], set()
-    while todo:
-        node = todo.pop()
-        for name in set(_functions_of(node)) - seen:
-            seen.add(name)
-            for inner in functions[name].node_def if name in functions else ():
-                kinds.append((f"{node.name}/{inner.name}", inner.op))
-                todo.append(inner)
-    return kinds
-
-
-def _functions_of(node):
-    for attribute in node.attr.values():
-        yield attribute.func.name
-        for function in attribute.list.func:
-            yield function.name

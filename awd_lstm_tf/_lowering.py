@@ -6,18 +6,12 @@ fake-quant graph's own, whatever else its values are used for: where one tensor
 goes into two fake quants, there are two integer tensors, and a table that is
 both embedding and softmax weights becomes two constants.
 
-Two forms differ in the types of integers and in which ops TFLite has for them:
-
-| form | a grid of 8 bits | of 16 bits | weights |
-|---|---|---|---|
-| `Uint8` | uint8 | int16 | uint8 |
-| `Int16x8` | int16, zero point 0 | int16 | int8, zero point 0 |
+What the two forms do otherwise is in _integer_forms.py.
 """
 
 import numpy as np
 
 from awd_lstm_tf import _integer_graph, _tflite_file
-from awd_lstm_tf._integer_graph import BUILT_IN, UNIT16, Grid
 
 _ADD = {"Add", "AddV2"}
 _SUMS = _ADD | {"BiasAdd"}
@@ -26,8 +20,8 @@ _FUSING = _SUMS | {"MatMul", "Sub", "Mul"}
 _GATHERS = {"Gather", "GatherV2", "ResourceGather"}
 _CUTS = {"Split", "SplitV", "Slice", "StridedSlice", "Unpack"}
 _JOINS = {"ConcatV2", "Pack"}
-_UNARY = {"Sigmoid": "LOGISTIC", "Tanh": "TANH"}
-_KNOWN = _FUSING | _GATHERS | _CUTS | _JOINS | set(_UNARY) | set(_RELUS)
+UNARY = {"Sigmoid": "LOGISTIC", "Tanh": "TANH"}
+_KNOWN = _FUSING | _GATHERS | _CUTS | _JOINS | set(UNARY) | set(_RELUS)
 _KNOWN |= _integer_graph.PASSING | _integer_graph.FAKE_QUANT
 _KNOWN |= {"Softmax", "StopGradient", "Cast"}
 
@@ -39,23 +33,7 @@ _REWRITE = (
 _INT32 = 2**31 - 1
 
 
-def lower(graph, form):
-    """Returns the model of an `IntegerGraph`, a `_Lowering`.
-
-    Args:
-      graph: the `IntegerGraph`.
-      form: "uint8" or "int16x8".
-
-    Raises:
-      ValueError: naming the op at fault, when it has no integer form.
-    """
-    return {"uint8": Uint8, "int16x8": Int16x8}[form](graph)
-
-
-FORMS = ("uint8", "int16x8")
-
-
-class _Lowering(object):
+class Lowering(object):
     """The integer model of a graph, while and after it is made.
 
     Attributes:
@@ -258,42 +236,28 @@ class _Lowering(object):
             return self._constant(tensor, grid)
         key = tensor.name, grid
         if key not in self._done:
-            self._lower(tensor, grid)
+            self._done[key] = self._lower(tensor, grid)
         return self._done[key]
 
     def _lower(self, tensor, grid):
-        key, op = (tensor.name, grid), tensor.op
-        own = None
-        if tensor.dtype.is_floating:
-            own = self.grid_of(tensor)
-            if own is not None and own != grid and own.same_as(grid):
-                self._done[key] = self.lowered(tensor, own)
-                return
-        if tensor.name in self.graph.ends:
+        op, is_end = tensor.op, tensor.name in self.graph.ends
+        own = self.grid_of(tensor) if tensor.dtype.is_floating else None
+        if own is not None and own != grid:
+            if own.same_as(grid):
+                return self.lowered(tensor, own)
+            if is_end or op.type in _integer_graph.FAKE_QUANT:
+                made = self.lowered(tensor, own)
+                return self._on_grid(made, grid, op.name)
+        if is_end:
             made = self._done[tensor.name, None]
-            if grid is not None and grid != own:
-                made = self.lowered(tensor, own)  # clipped
-            if grid is not None:
-                made = self._on_grid(made, grid, op.name)
-        elif op.type in _integer_graph.FAKE_QUANT:
-            if own == grid:
-                made = self.lowered(op.inputs[0], own)
-            else:
-                made = self._on_grid(self.lowered(tensor, own), grid, op.name)
-        elif op.type in _integer_graph.PASSING | {"StopGradient", "Cast"}:
-            made = self._passed(tensor, grid)
-        elif op.type in _CUTS:
-            self._cut(op, grid)
-            return
-        elif op.type in _JOINS:
-            made = self._joined(tensor, grid)
-        elif op.type in _GATHERS:
-            made = self._gathered(tensor, grid)
-        elif op.type == "Softmax":
-            made = self._softmax(tensor, grid)
-        else:
-            made = self._computed(tensor, grid)
-        self._done[key] = made
+            return made if grid is None else self._on_grid(made, grid, op.name)
+        for kinds, make in _MAKERS.items():
+            if op.type in kinds:
+                return getattr(self, make)(tensor, grid)
+        return self._computed(tensor, grid)
+
+    def _rounded(self, tensor, grid):
+        return self.lowered(tensor.op.inputs[0], grid)
 
     def _tensor(self, name, shape, grid, data=None):
         kind, zero_point = self._type(grid)
@@ -374,11 +338,12 @@ class _Lowering(object):
             "RESHAPE", [tensor, shape], made, new_shape=list(made.shape)
         )
 
-    def _cut(self, op, grid):
+    def _cut(self, tensor, grid):
+        op = tensor.op
         whole = self.lowered(_operand(op), grid)
         if op.type == "Split":
             axis = int(self.graph.value(op.inputs[0])) % len(whole.shape)
-            made = [self._like(whole, out) for out in op.outputs]
+            made = [self._like(whole, output) for output in op.outputs]
             number = self._numbers(op.name + "/axis", np.int32(axis), "int32")
             self.model.tensors += made
             self.model.operators.append(
@@ -388,11 +353,12 @@ class _Lowering(object):
             )
         else:
             made = [
-                self._sliced(whole, out, begin, size)
-                for out, begin, size in self._pieces(op, whole.shape)
+                self._sliced(whole, output, begin, size)
+                for output, begin, size in self._pieces(op, whole.shape)
             ]
-        for out, each in zip(op.outputs, made):
-            self._done[out.name, grid] = each
+        for output, each in zip(op.outputs, made):
+            self._done[output.name, grid] = each
+        return self._done[tensor.name, grid]
 
     def _like(self, tensor, output):
         shape = self.graph.shape(output)
@@ -424,7 +390,7 @@ class _Lowering(object):
         constants = [
             self.graph.value(tensor)
             if self.graph.is_constant(tensor)
-            else _refuse(op, "must cut at places that are constants")
+            else refuse(op, "must cut at places that are constants")
             for tensor in op.inputs[1:]
         ]
         if op.type == "Slice":
@@ -445,7 +411,7 @@ class _Lowering(object):
             last = np.unravel_index(cut.flat[-1], shape)
             size = [int(b - a) + 1 for a, b in zip(corner, last)]
             if np.prod(size) != cut.size:
-                _refuse(op, "must have strides of 1")
+                refuse(op, "must have strides of 1")
             yield output, [int(place) for place in corner], size
 
     def _joined(self, tensor, grid):
@@ -453,7 +419,7 @@ class _Lowering(object):
         parts, axis = _parts(op), self._axis(op)
         shape = self.graph.shape(tensor)
         if not tensor.dtype.is_floating:
-            _refuse(op, "must join floats, not ids")
+            refuse(op, "must join floats, not ids")
         lowered = [self._part(op, part, grid) for part in parts]
         if op.type == "Pack":
             wide = list(shape)
@@ -496,13 +462,13 @@ class _Lowering(object):
         op = tensor.op
         params, ids = op.inputs[:2]
         if not self.graph.is_constant(params):
-            _refuse(op, "must gather from a table of weights")
+            refuse(op, "must gather from a table of weights")
         axis = 0
         if op.type == "GatherV2":
             axis = int(self.graph.value(op.inputs[2]))
         batched = "batch_dims" in op.node_def.attr
         if axis != 0 or (batched and op.get_attr("batch_dims")):
-            _refuse(op, "must gather rows (`axis` of 0, no `batch_dims`)")
+            refuse(op, "must gather rows (`axis` of 0, no `batch_dims`)")
         own = self.grid_of(tensor)
         if own is not None and own != grid:
             return self._on_grid(self.lowered(tensor, own), grid, op.name)
@@ -534,7 +500,7 @@ class _Lowering(object):
         matmul, biases = self._layer(op)
         if matmul is not None:
             return self._dense(op, matmul, biases, grid, fused)
-        if op.type in _UNARY:
+        if op.type in UNARY:
             return self._unary(op, self.lowered(op.inputs[0]), grid)
         kind = {"Sub": "SUB", "Mul": "MUL"}.get(op.type, "ADD")
         operands = self._operands(op, kind, grid)
@@ -562,43 +528,45 @@ class _Lowering(object):
         return (op, biases) if op.type == "MatMul" else (None, [])
 
     def _dense(self, op, matmul, biases, grid, fused):
-        x, weights = matmul.inputs
-        if not self.graph.is_constant(weights):
-            if not self.graph.is_constant(x) or matmul.get_attr("transpose_a"):
-                raise ValueError(
-                    f"The op '{matmul.name}' of type MatMul must multiply by "
-                    f"weights, got '{weights.op.name}', which depends on the "
-                    "inputs: products of two activations have no integer form."
-                )
-            _refuse(matmul, "must have its weights on the right")
-        if matmul.get_attr("transpose_a"):
-            _refuse(matmul, "must have `transpose_a=False`")
-        integers, weights = self._weights(matmul, weights)
-        x = self.lowered(x)
+        self._check_product(matmul)
+        integers, weights = self._weights(matmul)
+        x = self.lowered(matmul.inputs[0])
         self._check_dense(matmul, x)
+        scale = x.scale * weights.scale
         bias = np.zeros(len(integers))
         for _, value in biases:
-            bias = bias + np.reshape(value, [-1])
-        name = biases[0][0] if biases else matmul.name + "/no_bias"
-        scale = x.scale * weights.scale
-        bias = np.floor(bias / scale + 0.5)
+            value = np.float64(value).reshape([-1])
+            bias = bias + np.floor(value / scale + 0.5)
         largest = max(-x.reach[0], x.reach[1])
         sums = np.abs(integers).sum(axis=1) * float(largest) + np.abs(bias)
         factor = scale / grid.scale
+        name = biases[0][0] if biases else matmul.name + "/no_bias"
         kind = self._bias_type(matmul, name, sums.max(), factor)
         bias = self._numbers(name, bias.astype(np.int64), kind, scale)
-        shape = self.graph.shape(matmul.outputs[0])
-        made = self._tensor(op.name, shape, grid)
+        made = self._tensor(op.name, self.graph.shape(matmul.outputs[0]), grid)
         largest = np.ceil(sums.max() * factor) + 1
-        made.reach = _reach(made, largest, fused, self._limits)
+        made.reach = reach(made, largest, fused, self._limits)
         made = self._emit(
             "FULLY_CONNECTED", [x, weights, bias], made, fused=fused
         )
         return self._limited(made)
 
+    def _check_product(self, matmul):
+        x, weights = matmul.inputs
+        if self.graph.is_constant(x):
+            refuse(matmul, "must have its weights on the right")
+        if matmul.get_attr("transpose_a"):
+            refuse(matmul, "must have `transpose_a=False`")
+        if not self.graph.is_constant(weights):
+            raise ValueError(
+                f"The op '{matmul.name}' of type MatMul must multiply by "
+                f"weights, got '{weights.op.name}', which depends on the "
+                "inputs: products of two activations have no integer form."
+            )
+
     def _bias_type(self, matmul, bias, largest, factor):
         """int32, if all sums can be rescaled in 32 bits."""
-        _check_factor(matmul.name, factor)
+        check_factor(matmul.name, factor)
         _, exponent = np.frexp(factor)
         if largest * 2.0 ** max(exponent, 0) <= _INT32:
             return "int32"
@@ -622,8 +590,9 @@ class _Lowering(object):
                 f"bits, got {bits}."
             )
 
-    def _weights(self, matmul, weights):
+    def _weights(self, matmul):
         """The integers of weights, `[units, inputs]`, and their tensor."""
+        weights = matmul.inputs[1]
         name = weights.op.name
         rounding = self.graph.rounding_of(weights)
         grid = self.graph.grid_of(rounding)
@@ -668,6 +637,17 @@ class _Lowering(object):
         return self._type(grid)[0] == other.kind
 
 
+# The method that lowers an op that computes nothing, by its type.
+_MAKERS = {
+    frozenset(_integer_graph.FAKE_QUANT): "_rounded",
+    frozenset(_integer_graph.PASSING | {"StopGradient", "Cast"}): "_passed",
+    frozenset(_CUTS): "_cut",
+    frozenset(_JOINS): "_joined",
+    frozenset(_GATHERS): "_gathered",
+    frozenset({"Softmax"}): "_softmax",
+}
+
+
 def _check_known(op):
     if op.type not in _KNOWN:
         raise ValueError(
@@ -677,7 +657,7 @@ def _check_known(op):
         )
 
 
-def _check_factor(name, factor):
+def check_factor(name, factor):
     # What TFLite takes for 0.
     if factor < 2.0**-31:
         raise ValueError(
@@ -686,7 +666,7 @@ def _check_factor(name, factor):
         )
 
 
-def _refuse(op, rule):
+def refuse(op, rule):
     raise ValueError(
         f"The op '{op.name}' of type {op.type} {rule}: it has no other integer "
         "form."
@@ -740,340 +720,9 @@ def _strided(op, begin, end, strides):
     return tuple(index)
 
 
-def _reach(made, largest, fused, limits):
+def reach(made, largest, fused, limits):
     """Integers there can be of reals up to `largest` steps, and saturated."""
     low, high = limits(made)
     largest = min(largest, 2.0**31)
     low, high = max(low, -largest), min(high, largest)
     return (0 if fused else int(low)), int(high)
-
-
-# ---------------------------------------------------------------------------
-# uint8
-
-
-class Uint8(_Lowering):
-    """Of 8-bit unsigned integers with zero points, and 16-bit for gates."""
-
-    form = "uint8"
-    softmax_grid = BUILT_IN["Softmax"]
-
-    def _type(self, grid):
-        if grid.bits == 8:
-            return "uint8", 255 - grid.highest
-        if (grid.lowest, grid.highest) != UNIT16[1:]:
-            raise ValueError(
-                f"The range {grid} must be [-a, a * 32767 / 32768]: TFLite's "
-                "16-bit integers have no zero point."
-            )
-        return "int16", 0
-
-    def _common_grid(self, grids):
-        return None  # none that holds the values of all
-
-    def _limited(self, made):
-        return made  # a grid of 8 bits ends where its integers end
-
-    def _on_grid(self, tensor, grid, name):
-        if tensor.grid.same_as(grid):
-            return tensor
-        if tensor.grid.bits != 8 or grid.bits != 8:
-            raise ValueError(
-                f"The op '{name}' takes {tensor.grid} to {grid}, and uint8 has "
-                "no op between 8 and 16 bits: give both one range, or convert "
-                'with form="int16x8".'
-            )
-        # A concatenation of one, since it rescales what it joins.
-        made = self._tensor(name, tensor.shape, grid)
-        axis = len(tensor.shape) - 1
-        return self._emit("CONCATENATION", [tensor], made, axis=axis)
-
-    def _part(self, op, part, grid):
-        own = None if self.graph.is_constant(part) else self.grid_of(part)
-        if own is not None and own.bits == grid.bits == 8:
-            return self.lowered(part)  # rescaled as it is joined
-        return super(Uint8, self)._part(op, part, grid)
-
-    def _gather(self, params, table, ids, name, tensor, grid):
-        key = params.name, grid
-        if key not in self._done:
-            self._done[key] = self._constant_on(params.op.name, table, grid)
-        made = self._tensor(name, self.graph.shape(tensor), grid)
-        return self._emit("GATHER", [self._done[key], ids], made, axis=0)
-
-    def _softmax(self, tensor, grid):
-        x = self.lowered(tensor.op.inputs[0])
-        self._need_8_bits(tensor.op, x)
-        name = tensor.op.name
-        made = self._tensor(name, x.shape, self.softmax_grid)
-        made = self._emit("SOFTMAX", [x], made, beta=1.0)
-        return self._on_grid(made, grid, name)
-
-    def _need_8_bits(self, op, x):
-        if x.grid.bits != 8:
-            raise ValueError(
-                f"The op '{op.name}' of type {op.type} must have operands of 8 "
-                f"bits, got {x.grid} of '{x.name}': a dense layer takes `h`, "
-                'not `c`; or convert with form="int16x8".'
-            )
-
-    _check_dense = _need_8_bits
-
-    def _wide_bias(self, matmul, bias):
-        raise ValueError(
-            f"The op '{matmul.name}' overflows 32 bits, with its bias '{bias}' "
-            "or without: its weights' range is too small for its values; train "
-            'it, or convert with form="int16x8".'
-        )
-
-    def _weight_tensor(self, name, integers, grid):
-        made = self._tensor(name, integers.shape, grid)
-        made.data = integers + made.zero_point
-        return made
-
-    def _relu(self, op, fused, x, grid):
-        if grid.bits == 8 and x.grid.bits == 8:
-            if grid.lowest == 0 and (fused == 1 or grid.ends[1] <= 6.0):
-                return self._on_grid(x, grid, op.name)
-        zeros = self._constant_on(op.name + "/zero", np.zeros(x.shape), x.grid)
-        return self._elementwise(
-            "ADD", op.name, [x, zeros], x.shape, grid, fused
-        )
-
-    def _unary(self, op, x, grid):
-        own = BUILT_IN[op.type] if x.grid.bits == 8 else UNIT16
-        if x.grid.bits == 16:
-            scales = [2.0**-12] + [2.0**-11] * (op.type == "Tanh")
-            if not np.isclose(x.scale, scales, rtol=1e-6, atol=0).any():
-                raise ValueError(
-                    f"The op '{op.name}' of type {op.type} must have operands "
-                    f"on [-8, 8) of 16 bits, got {x.grid}: that range is built "
-                    "into TFLite."
-                )
-        made = self._tensor(op.name, x.shape, own)
-        made = self._emit(_UNARY[op.type], [x], made)
-        return self._on_grid(made, grid, op.name)
-
-    def _constant_grid(self, op, kind, values, other, grid):
-        if other.grid.bits == 16 or grid.bits == 16:
-            return self._constant_grid_16(op, kind, values, other, grid)
-        low, high = min(values.min(), 0.0), max(values.max(), 0.0)
-        scale = (high - low) / 255 or 1.0
-        zero = int(np.floor(-low / scale + 0.5))
-        return Grid(scale, -zero, 255 - zero)
-
-    def _constant_grid_16(self, op, kind, values, other, grid):
-        largest = np.abs(values).max()
-        if kind == "MUL":
-            shift = 15 if grid.bits == 16 else 23
-            scale = grid.scale / other.scale * 2.0**-shift
-        elif np.isclose(other.scale, grid.scale, rtol=1e-6, atol=0):
-            needed = largest / 32767 or 2.0**-15
-            scale = min(2.0 ** np.ceil(np.log2(needed)), grid.scale)
-        else:
-            scale = grid.scale
-        if largest > scale * 32768:
-            raise ValueError(
-                f"The op '{op.name}' of type {op.type} must have a constant on "
-                f"{Grid(scale, *UNIT16[1:])}, got {largest}: TFLite's 16-bit "
-                'kernels take no other; or convert with form="int16x8".'
-            )
-        return Grid(scale, *UNIT16[1:])
-
-    def _elementwise(self, kind, name, operands, shape, grid, fused):
-        a, b = operands
-        sixteen = {a.grid.bits, b.grid.bits, grid.bits} != {8}
-        made = self._tensor(name, shape, grid)
-        if sixteen:
-            _check_16_bits(kind, name, a, b, made)
-        elif kind == "MUL" and not a.scale * b.scale < made.scale:
-            raise ValueError(
-                f"The op '{name}' has a range that is too small for its "
-                f"operands', {grid} for {a.grid} and {b.grid}: widen it."
-            )
-        return self._emit(kind, operands, made, fused=fused)
-
-
-def _check_16_bits(kind, name, a, b, made):
-    """What TFLite's 16-bit kernels of TensorFlow 1.x take for granted."""
-    fix = 'see the ranges of `awd_lstm_tf.quantization`, or form="int16x8".'
-    if a.kind != "int16" or b.kind != "int16":
-        raise ValueError(
-            f"The op '{name}' must have operands both of 8 or both of 16 bits, "
-            f"got {a.grid} and {b.grid}: {fix}"
-        )
-    if a.shape != b.shape:
-        raise ValueError(
-            f"The op '{name}' on 16-bit integers must have operands of one "
-            "size: build the graph with a batch size of 1."
-        )
-    scales = [tensor.scale for tensor in (a, b, made)]
-    if kind == "MUL":
-        shift = 15 if made.kind == "int16" else 23
-        needed = scales[0] * scales[1] * 2.0**shift
-        if not np.isclose(scales[2], needed, rtol=1e-6) or (
-            made.kind == "uint8" and made.zero_point != 128
-        ):
-            raise ValueError(
-                f"The product '{name}' of 16-bit integers must be on "
-                f"[{-needed * 2 ** (shift - 8 if shift == 15 else 7):.6g}, "
-                f"...), got {made.grid}: {fix}"
-            )
-        return
-    powers = np.log2(scales)
-    exact = np.abs(powers - np.round(powers)).max() < 1e-6
-    if (
-        not exact
-        or made.kind != "int16"
-        or max(scales[:2]) != scales[2]
-        and not np.isclose(max(scales[:2]), scales[2], rtol=1e-6)
-    ):
-        raise ValueError(
-            f"The sum '{name}' of 16-bit integers must have ranges that are "
-            f"powers of 2, the wider operand's its own, got {a.grid} and "
-            f"{b.grid} to {made.grid}: {fix}"
-        )
-
-
-# ---------------------------------------------------------------------------
-# int16x8
-
-_ONE = Grid(2.0**-14, *UNIT16[1:])  # holds 1.0 as 2**14
-
-
-class Int16x8(_Lowering):
-    """Of 16-bit integers without zero points, and weights of 8 bits.
-
-    A grid of 8 bits keeps its scale: its `k` are the integers, of which 16 bits
-    could hold more. Where an op can put out more, it is clipped.
-    """
-
-    form = "int16x8"
-    softmax_grid = UNIT16
-
-    def _type(self, grid):
-        if grid.lowest < -(2**15) or grid.highest >= 2**15:
-            raise ValueError(
-                f"The range {grid} must be [-a, a * 32767 / 32768]: TFLite's "
-                "16-bit integers have no zero point."
-            )
-        return "int16", 0
-
-    def _common_grid(self, grids):
-        # Fine enough that rounding to it is not seen.
-        largest = max(max(-grid.ends[0], grid.ends[1]) for grid in grids)
-        scale = largest / 32767
-        if any(grid.bits == 8 and grid.scale < 8 * scale for grid in grids):
-            return None
-        return Grid(scale, *UNIT16[1:])
-
-    def _limited(self, tensor, grid=None):
-        """Clipped to a grid, but for one step that an op may round up."""
-        grid = grid or tensor.grid
-        low, high = tensor.reach
-        if high > grid.highest + 1:
-            high = grid.highest
-            tensor = self._clip("MINIMUM", tensor, high, (low, high), grid)
-        if low < grid.lowest - 1:
-            low = grid.lowest
-            tensor = self._clip("MAXIMUM", tensor, low, (low, high), grid)
-        return tensor
-
-    def _clip(self, kind, tensor, end, reach, grid):
-        name = tensor.name
-        limit = self._numbers(f"{name}/end", [end], "int16", tensor.scale)
-        made = self._tensor(name, tensor.shape, grid)
-        made.reach = reach
-        return self._emit(kind, [tensor, limit], made)
-
-    def _on_grid(self, tensor, grid, name):
-        if np.isclose(tensor.scale, grid.scale, rtol=1e-6, atol=0):
-            return self._limited(tensor, grid)
-        made = self._tensor(name, tensor.shape, grid)
-        factor = tensor.scale / grid.scale
-        made.reach = tuple(
-            int(np.clip(np.round(end * factor), *UNIT16[1:]))
-            for end in tensor.reach
-        )
-        # By a product with 1.0, since QUANTIZE rounds a small integer twice.
-        ones = self._constant_on(name + "/one", np.ones(tensor.shape), _ONE)
-        self._emit("MUL", [tensor, ones], made, fused=0)
-        return self._limited(made)
-
-    def _gather(self, params, table, ids, name, tensor, grid):
-        # TFLite Micro gathers 8 bits, not 16.
-        integers = grid.integers(table)
-        shape = self.graph.shape(tensor)
-        low, high = int(integers.min()), int(integers.max())
-        if high - low > 255:
-            _refuse(tensor.op, "must gather from a table of 8 bits")
-        offset = 0 if low >= -128 and high <= 127 else low + 128
-        key = params.name, grid, "int8"
-        if key not in self._done:
-            self._done[key] = self._numbers(
-                params.op.name, integers - offset, "int8", grid.scale
-            )
-        narrow = _tflite_file.Tensor(name, shape, "int8", grid.scale)
-        self._emit("GATHER", [self._done[key], ids], narrow, axis=0)
-        made = self._tensor(name, shape, grid)
-        made.reach = low - offset, high - offset
-        self._emit("CAST", [narrow], made)
-        if not offset:
-            return made
-        shift = self._numbers(name + "/offset", [offset], "int16", grid.scale)
-        shifted = self._tensor(name, shape, grid)
-        shifted.reach = low, high
-        return self._emit(
-            "ADD", [made, shift], shifted, fused=0, pot_scale_int16=False
-        )
-
-    def _softmax(self, tensor, grid):
-        x, name = self.lowered(tensor.op.inputs[0]), tensor.op.name
-        made = self._tensor(name, x.shape, UNIT16)
-        made = self._emit("SOFTMAX", [x], made, beta=1.0)
-        made.reach = 0, 2**15 - 1
-        return self._on_grid(made, grid, name)
-
-    def _check_dense(self, matmul, x):
-        pass
-
-    def _wide_bias(self, matmul, bias):
-        return "int64"  # five times as slow, and right
-
-    def _weight_tensor(self, name, integers, grid):
-        made = _tflite_file.Tensor(
-            name, integers.shape, "int8", grid.scale, 0, integers
-        )
-        made.grid = made.reach = None
-        return made
-
-    def _relu(self, op, fused, x, grid):
-        zeros = self._constant_on(op.name + "/zero", np.zeros(x.shape), x.grid)
-        return self._elementwise(
-            "ADD", op.name, [x, zeros], x.shape, grid, fused
-        )
-
-    def _unary(self, op, x, grid):
-        made = self._tensor(op.name, x.shape, UNIT16)
-        made = self._emit(_UNARY[op.type], [x], made)
-        return self._on_grid(made, grid, op.name)
-
-    def _constant_grid(self, op, kind, values, other, grid):
-        return Grid(float(np.abs(values).max()) / 32767 or 1.0, *UNIT16[1:])
-
-    def _elementwise(self, kind, name, operands, shape, grid, fused):
-        if kind == "MUL":
-            scales = [tensor.scale for tensor in operands]
-            _check_factor(name, scales[0] * scales[1] / grid.scale)
-        made = self._tensor(name, shape, grid)
-        a, b = (
-            tensor.scale * max(-tensor.reach[0], tensor.reach[1])
-            for tensor in operands
-        )
-        largest = np.floor(
-            (a * b if kind == "MUL" else a + b) / grid.scale + 0.5
-        )
-        made.reach = _reach(made, largest, fused, self._limits)
-        options = {} if kind == "MUL" else {"pot_scale_int16": False}
-        self._emit(kind, operands, made, fused=fused, **options)
-        return self._limited(made)

@@ -42,7 +42,7 @@ def check(graph, lowered, content):
 
     Args:
       graph: `IntegerGraph`.
-      lowered: what `_lowering.lower` made of it.
+      lowered: its `Lowering`.
       content: bytes of the model.
 
     Raises:
@@ -200,7 +200,7 @@ def compare(graph, lowered, run, draws=_DRAWS, changed=True):
 
     Args:
       graph: `IntegerGraph`.
-      lowered: what `_lowering.lower` made of it.
+      lowered: its `Lowering`.
       run: function that runs the model: list of integer arrays, in and out.
       draws: how often.
       changed: whether the graph gets the weights that the form had to change.

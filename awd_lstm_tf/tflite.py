@@ -10,8 +10,8 @@ Both are exact images of one fake-quant graph: no form needs another training.
 
 from awd_lstm_tf import (
     _checks,
+    _integer_forms,
     _integer_graph,
-    _lowering,
     _model_check,
     _model_ends,
     _versions,
@@ -85,11 +85,11 @@ def convert(session, inputs, outputs, states, form=None, check=True):
     """
     ends = _model_ends.checked(session, inputs, outputs, states)
     form = _versions.default_form() if form is None else form
-    _checks.one_of("form", form, _lowering.FORMS)
+    _checks.one_of("form", form, _integer_forms.FORMS)
     _checks.boolean("check", check)
     _import_flatbuffers()  # before the work, if it is missing
     graph = _integer_graph.IntegerGraph(session, *ends)
-    lowered = _lowering.lower(graph, form)
+    lowered = _integer_forms.FORMS[form](graph)
     content = lowered.model.write()
     if check:
         _model_check.check(graph, lowered, content)

@@ -6,11 +6,7 @@ import pytest
 import runtimes
 from versions import tf
 
-from awd_lstm_tf import (
-    WeightDropLSTMCell,
-    _lowering,
-    tflite,
-)
+from awd_lstm_tf import WeightDropLSTMCell, _integer_forms, tflite
 
 FORMS = ("uint8", "int16x8")
 needs_contrib = pytest.mark.skipif(
@@ -559,14 +555,16 @@ def spoil(monkeypatch):
     """Has models changed after they are made."""
 
     def change(function):
-        lower = _lowering.lower
+        def lower_wrongly(form):
+            def lower(graph):
+                lowered = form(graph)
+                function(lowered.model)
+                return lowered
 
-        def lower_wrongly(graph, form):
-            lowered = lower(graph, form)
-            function(lowered.model)
-            return lowered
+            return lower
 
-        monkeypatch.setattr(_lowering, "lower", lower_wrongly)
+        for name, form in list(_integer_forms.FORMS.items()):
+            monkeypatch.setitem(_integer_forms.FORMS, name, lower_wrongly(form))
 
     return change
 
