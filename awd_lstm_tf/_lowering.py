@@ -398,15 +398,18 @@ class Lowering(object):
             ends = [b + s if s >= 0 else None for b, s in zip(begin, size)]
             cuts = [places[tuple(map(slice, begin, ends))]]
         elif op.type == "SplitV":
-            cuts = np.split(
-                places, np.cumsum(constants[0])[:-1], int(constants[1])
-            )
+            axis, sizes = int(constants[1]), np.array(constants[0])
+            rest = shape[axis] - sizes[sizes >= 0].sum()
+            sizes = np.where(sizes < 0, rest, sizes)  # one may be -1
+            cuts = np.split(places, np.cumsum(sizes)[:-1], axis)
         elif op.type == "Unpack":
             axis = op.get_attr("axis")
             cuts = np.split(places, shape[axis], axis)
         else:
             cuts = [places[_strided(op, *constants)]]
         for output, cut in zip(op.outputs, cuts):
+            if not cut.size:
+                refuse(op, "must leave something")
             corner = np.unravel_index(cut.flat[0], shape)
             last = np.unravel_index(cut.flat[-1], shape)
             size = [int(b - a) + 1 for a, b in zip(corner, last)]
