@@ -8,6 +8,7 @@ import weakref
 import numpy as np
 import oracles
 import pytest
+import versions
 from versions import tf
 
 from awd_lstm_tf import (
@@ -114,9 +115,9 @@ def test_phase_in_a_function(open_session):
     assert session.run(value, {training_phase(): True})
 
 
-EAGER = """
-from versions import tf
-tf.compat.v1.enable_eager_execution()
+EAGER = f"""
+{versions.IMPORT.partition("tf.disable")[0]}
+tf.enable_eager_execution()
 import awd_lstm_tf
 try:
     awd_lstm_tf.training_phase()
