@@ -73,7 +73,7 @@ def draw(shape, keep_prob, dtype, seed, dropping=True):
         # The largest int16 kept: at a rate of 1.0, the largest there is; at no
         # level there is none so low, but the scale is 0.
         last = tf.cast(tf.maximum(levels, 1) - (2**15 + 1), tf.int16)
-        kept = _lanes(shape, seed, dropping) <= last
+        kept = _fitted(_lanes(shape, seed, dropping) <= last, shape)
     scale = tf.cast(levels > 0, keep_prob.dtype) / keep_prob
     return Drawn(kept, tf.cast(scale, dtype)).when(dropping)
 
@@ -85,9 +85,8 @@ def _rate(keep_prob):
 
 
 def _lanes(shape, seed, dropping):
-    """Random int16 of `shape`."""
-    size = int(np.prod(shape, dtype=np.int64))
-    count = [-(-size // _LANES)]
+    """Random int16, at least as many as `shape` holds, in a row."""
+    count = [-(-_size(shape) // _LANES)]
 
     def words():
         least, limit = tf.int64.min, tf.int64.max
@@ -99,10 +98,18 @@ def _lanes(shape, seed, dropping):
         )
     else:
         words_or_none = words()
-    lanes = tf.reshape(tf.bitcast(words_or_none, tf.int16), [-1])
-    if size % _LANES:
-        lanes = lanes[:size]
-    return tf.reshape(lanes, shape)
+    return tf.reshape(tf.bitcast(words_or_none, tf.int16), [-1])
+
+
+def _fitted(bools, shape):
+    # Not done to the int16, of which a GPU has no slices in 1.x.
+    if _size(shape) % _LANES:
+        bools = bools[: _size(shape)]
+    return tf.reshape(bools, shape)
+
+
+def _size(shape):
+    return int(np.prod(shape, dtype=np.int64))
 
 
 def draw_by_key(key, shape, keep_prob, dtype):
