@@ -63,6 +63,21 @@ def expected(session, model, ends, outputs, drawn):
     ]
 
 
+def expected_given(session, model, ends, outputs, drawn, found, number):
+    """One output of the graph, given what the model found for the others."""
+    feed = {
+        end.name: reals(described, values)
+        for end, described, values in zip(ends, model.inputs, drawn)
+    }
+    own = rounded(outputs[number]).name
+    for output, described, values in zip(outputs, model.outputs, found):
+        if rounded(output).name != own:
+            feed[rounded(output).name] = reals(described, values)
+    described = model.outputs[number]
+    value = session.run(rounded(outputs[number]), feed)
+    return np.round(value / described["scale"]) + described["zero_point"]
+
+
 def differences(wanted, found, outputs):
     """How far off each output is; both are lists by draw, then by output."""
     result = []

@@ -50,34 +50,50 @@ def convert(open_session):
 
 
 class Comparison(object):
-    """What a graph puts out for draws, and what it came to in a model."""
+    """What a graph puts out for draws, and what it came to in a model.
+
+    Each output is compared given the others: the graph computes the logits from
+    the `h` that the model put out. One step of rounding in a first layer may be
+    many in a later one, and no layer is wrong.
+    """
 
     def __init__(self, session, net):
         self.session, self.net = session, net
         self.ends = net.inputs + [old for old, _ in net.states]
         self.outputs = net.outputs + [new for _, new in net.states]
-        self.wanted, self.scales = [], []
 
     def draw(self, model):
-        self.scales = [each["scale"] for each in model.outputs]
         rows = [self.net.rows.get(end.op.name) for end in self.ends]
-        drawn = list(beside_graph.draws(model, 12, rows))
-        self.wanted = [
-            beside_graph.expected(
-                self.session, model, self.ends, self.outputs, values
-            )
-            for values in drawn
-        ]
-        self.session.close()
-        return drawn
+        self.model = model
+        self.drawn = list(beside_graph.draws(model, 12, rows))
+        return self.drawn
 
     def wrong(self, found):
         """The outputs that are further off than they may be."""
-        off = beside_graph.differences(self.wanted, found, self.outputs)
+        wanted = [
+            [
+                beside_graph.expected_given(
+                    self.session,
+                    self.model,
+                    self.ends,
+                    self.outputs,
+                    values,
+                    each,
+                    number,
+                )
+                for number in range(len(self.outputs))
+            ]
+            for values, each in zip(self.drawn, found)
+        ]
+        self.session.close()
         return [
             each
-            for each, output, scale in zip(off, self.outputs, self.scales)
-            if not is_right(each, output, scale)
+            for each, output, end in zip(
+                beside_graph.differences(wanted, found, self.outputs),
+                self.outputs,
+                self.model.outputs,
+            )
+            if not is_right(each, output, end["scale"])
         ]
 
 

@@ -13,7 +13,7 @@ How the runtimes round, which is what is found here:
 | uint8, tflite-runtime | twice | fixed point | no |
 
 "No": from equal states, `h` is within 1 step of the reference, and `c` within
-3.
+8, since a peephole multiplies a rounding of its product by 4.
 """
 
 import functools
@@ -132,7 +132,7 @@ def test_runtime_is_near_the_integer_reference(
     for inputs, found_h, found_c in zip(fed, hs, cs):
         h, c = expected.step(inputs.astype(h.dtype), h, c)
         assert np.abs(found_h.astype(int) - h).max() <= 1
-        assert np.abs(found_c.astype(int) - c).max() <= 3
+        assert np.abs(found_c.astype(int) - c).max() <= 8
         h, c = found_h, found_c
 
 
