@@ -41,17 +41,6 @@ from situations import (
 
 import awd_lstm_tf
 
-every_row = pytest.mark.parametrize("name", list(ROWS))
-every_held = pytest.mark.parametrize(
-    "name", [name for name, _ in rows_and_modes("held")]
-)
-
-
-def mode_of(name):
-    """Held, where a row has that."""
-    modes = ROWS[name].modes
-    return "held" if "held" in modes else modes[0]
-
 
 def some_slow(cases, is_quick):
     """Parameters of a test, all but some of them for `make slow`."""
@@ -59,6 +48,26 @@ def some_slow(cases, is_quick):
         case if is_quick(*case) else pytest.param(*case, marks=pytest.mark.slow)
         for case in cases
     ]
+
+
+def each(names):
+    """A test for each; the row that differs little from another's is slow."""
+    cases = some_slow(
+        [(name,) for name in names], lambda name: name != "cell_recurrent_only"
+    )
+    return pytest.mark.parametrize(
+        "name", [case[0] if isinstance(case, tuple) else case for case in cases]
+    )
+
+
+every_row = each(ROWS)
+every_held = each([name for name, _ in rows_and_modes("held")])
+
+
+def mode_of(name):
+    """Held, where a row has that."""
+    modes = ROWS[name].modes
+    return "held" if "held" in modes else modes[0]
 
 
 def situation_of(
@@ -81,11 +90,11 @@ def situation_of(
 
 ROAD_TESTS = dict(
     plain=dict(wiring="together", loop="while_loop", resource=False),
-    copied=dict(wiring="before", loop="cond"),
+    copied=dict(wiring="before"),
     imported=dict(wiring="minimize", loop="dynamic_rnn", resource=False),
     function=dict(wiring="around"),
     tower=dict(wiring="UPDATE_OPS"),
-    library=dict(wiring="around", loop="static_rnn"),
+    library=dict(wiring="around", loop="cond"),
 )
 
 
@@ -96,7 +105,10 @@ def has_road(name, road):
 
 @pytest.mark.parametrize(
     "name, road",
-    [pair for pair in itertools.product(ROWS, ROADS) if has_road(*pair)],
+    some_slow(
+        [pair for pair in itertools.product(ROWS, ROADS) if has_road(*pair)],
+        lambda name, road: road == "plain" or name != "cell_recurrent_only",
+    ),
 )
 def test_road(name, road):
     check(situation_of(name, road=road, **ROAD_TESTS[road]))
@@ -497,7 +509,9 @@ def by_recomputing(call):
             for called_before in (False, True)
         ],
         lambda name, mode, around, called_before: (
-            mode == mode_of(name) and called_before
+            (mode, around, called_before)
+            == (mode_of(name), by_recomputing, True)
+            or (name, called_before) == ("cell", True)
         ),
     ),
 )
@@ -585,7 +599,14 @@ def compiled(call, inputs):
 
 
 @pytest.mark.parametrize(
-    "name, mode", some_slow(rows_and_modes(), lambda name, mode: mode == "auto")
+    "name, mode",
+    some_slow(
+        rows_and_modes(),
+        lambda name, mode: (
+            mode == "auto"
+            and name in ("cell", "fused", "dropout", "wrapped_function")
+        ),
+    ),
 )
 def test_xla(name, mode):
     if not has_xla():
@@ -1084,7 +1105,7 @@ def read_and_written(name, bare, folder):
         return found
 
 
-@pytest.mark.parametrize("name", WEIGHTED)
+@each(WEIGHTED)
 def test_readers_and_writers_of_weights(name, tmp_path):
     """To the bit what they make of stock's, with a mask drawn all the time."""
     ours = read_and_written(name, False, tmp_path)
