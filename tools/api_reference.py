@@ -54,7 +54,9 @@ def members(kind):
             for name, value in vars(base).items():
                 public = not name.startswith("_") or name == "__call__"
                 value = getattr(value, "__func__", value)  # of a classmethod
-                if public and inspect.getdoc(value):
+                doc = inspect.getdoc(value)
+                # A field of a namedtuple has no doc of its own.
+                if public and doc and not doc.startswith("Alias for field"):
                     found.setdefault(name, value)
     return found
 
