@@ -71,7 +71,9 @@ def killed(process, lines, delay):
     os.kill(process.pid, signal.SIGKILL)
     said += process.stdout.readlines()
     assert process.wait() == -signal.SIGKILL
-    return [line.split() for line in said if line.endswith("\n")]
+    said = [line.split() for line in said if line.endswith("\n")]
+    # Not what TensorFlow prints of itself.
+    return [words for words in said if words and words[0] in ("start", "step")]
 
 
 def checkpointed_step(folder):

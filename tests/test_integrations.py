@@ -497,7 +497,9 @@ def test_checkpoint_of_objects(first, second, tmp_path):
     net = Net(plain, second)
     with net.open() as session, net.graph.as_default():
         status = objects_of(net).restore(path)
-        status.assert_consumed().run_restore_ops(session)
+        if second is stock:  # a config with a placeholder in it is not kept
+            status.assert_consumed()
+        status.run_restore_ops(session)
         assert oracles.same(net.evaluate(session), evaluation)
         net.train(session)
         assert net.evaluate(session)[0] < evaluation[0]
