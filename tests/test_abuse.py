@@ -71,8 +71,12 @@ def killed(process, lines, delay):
     os.kill(process.pid, signal.SIGKILL)
     said += process.stdout.readlines()
     assert process.wait() == -signal.SIGKILL
-    said = [line.split() for line in said if line.endswith("\n")]
-    # Not what TensorFlow prints of itself.
+    return words_of(said)
+
+
+def words_of(lines):
+    """Whole lines of the training, without those of TensorFlow's own."""
+    said = [line.split() for line in lines if line.endswith("\n")]
     return [words for words in said if words and words[0] in ("start", "step")]
 
 
@@ -108,7 +112,7 @@ def test_killed_at_random_moments(count, tmp_path, seed):
         found["lost more"] += last - saved > killed_training.SAVE_STEPS
         found["went back"] += saved < (steps or [saved])[0]
     process = started(folder, last_step=saved + 40)
-    said = [line.split() for line in process.communicate()[0].splitlines()]
+    said = words_of(process.communicate()[0].splitlines(True))
     assert process.returncode == 0
     assert said[0] == ["start", str(saved)]
     assert checkpointed_step(folder) == saved + 40
