@@ -724,6 +724,7 @@ def test_update_on_a_finalized_graph_of_three_cells():
     assert not np.array_equal(masks[1], masks[2])
 
 
+@versions.needs_keras_2
 @pytest.mark.smoke
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_keras_rnn_layer(mode):
