@@ -6,7 +6,6 @@ gets from here what it calls `tf`: the names of TensorFlow 1.x.
 
 import contextlib
 import importlib
-import inspect
 import operator
 import sys
 import warnings
@@ -200,14 +199,6 @@ def keras_layers():
         return None
 
 
-def deserialize_layer(config, custom_objects=None):
-    """The layer of Keras 2 that `config` describes."""
-    layers = tf.keras.layers
-    if not hasattr(layers, "deserialize"):  # 1.x
-        layers = importlib.import_module("tensorflow.python.keras.layers")
-    return layers.deserialize(config, custom_objects=custom_objects)
-
-
 def is_layer(value):
     """Whether `value` is a layer or cell, of Keras or not."""
     kinds = [Layer]
@@ -221,11 +212,6 @@ def track(owner, part, name):
     for method in ("_track_trackable", "_track_checkpointable"):
         if hasattr(owner, method):
             return getattr(owner, method)(part, name=name)
-
-
-def arguments(call):
-    """The names of what a method takes."""
-    return inspect.signature(call).parameters
 
 
 def stateless_random_uniform(shape, key, dtype):

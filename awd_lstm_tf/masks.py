@@ -110,17 +110,12 @@ class Mask(object):
         always_whole = always_whole and self._keep_prob == 1.0
         return not always_whole and self._is_train is not False
 
-    @property
-    def shape(self):
-        """List of ints, of what is dropped; None if not known yet."""
-        return self._shape
-
     def build(self, shape, dtype, whole_rows=0):
         """Fixes the shape; makes the variable and its ops, once in a graph.
 
         Args:
           shape: list of ints, of the part of the weights that is dropped; with
-            `PER_RUN`, sizes of None are those of what is dropped, see `scale`.
+            `PER_RUN`, sizes of None are those of what is dropped: `value_for`.
           dtype: of the weights.
           whole_rows: the number of rows above that part, never dropped, for
             `latest` to be of the whole kernel's shape.

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import inspect
 import re
 import sys
 import weakref
@@ -403,7 +404,7 @@ class _KerasMembers(object):
 
     @_versions.as_written
     def call(self, inputs, *args, **kwargs):
-        accepted = _versions.arguments(self.layer.call)
+        accepted = inspect.signature(self.layer.call).parameters
         for name in ("training", "mask"):
             if name not in accepted:
                 kwargs.pop(name, None)
