@@ -8,6 +8,7 @@ from awd_lstm_tf import _checks, _placing, _versions
 from awd_lstm_tf._versions import tf
 
 _LANES = 4  # entries served by one 64-bit draw
+_BYTES = 8  # in a word of 64 bits
 
 
 class Drawn(collections.namedtuple("Drawn", "kept scale")):
@@ -102,14 +103,46 @@ def _lanes(shape, seed, dropping):
 
 
 def _fitted(bools, shape):
-    # Not done to the int16, of which a GPU has no slices in 1.x.
-    if _size(shape) % _LANES:
+    # Of bools: of int16 and uint8 a GPU has no slices in 1.x.
+    if bools.shape.as_list() != [_size(shape)]:
         bools = bools[: _size(shape)]
     return tf.reshape(bools, shape)
 
 
 def _size(shape):
     return int(np.prod(shape, dtype=np.int64))
+
+
+def packed(bools):
+    """`bools` of a known shape, eight to a word of int64.
+
+    Words and no bytes: variables, stacks and lists of words are in the memory
+    of a GPU in all versions. Under XLA, which has no bitcast from one size to
+    another, they stay bools.
+    """
+    if _placing.in_xla():
+        return bools
+    flat = tf.reshape(bools, [-1])
+    missing = -flat.shape.num_elements() % _BYTES
+    if missing:
+        flat = tf.concat([flat, tf.ones([missing], tf.bool)], 0)
+    return tf.bitcast(
+        tf.reshape(tf.cast(flat, tf.uint8), [-1, _BYTES]), tf.int64
+    )
+
+
+def unpacked(words, shape):
+    """What `packed` made of bools of `shape`, a list of ints, as these."""
+    if words.dtype == tf.bool:
+        return words
+    flat = tf.reshape(tf.not_equal(tf.bitcast(words, tf.uint8), 0), [-1])
+    return _fitted(flat, shape)
+
+
+def packed_ones(shape):
+    """`packed` of nothing but True."""
+    words = -(-_size(shape) // _BYTES)
+    return tf.fill([words], np.frombuffer(b"\1" * _BYTES, np.int64)[0])
 
 
 def draw_by_key(key, shape, keep_prob, dtype):

@@ -52,9 +52,9 @@ class Held(object):
     Two, so a run that reads while another session writes may get one of them
     from before: at the first update, at a reset, and when the rate changes.
 
-    Both are of integers, the scale as the bits of a float64: what passes
-    through a cond is then in a GPU's memory, where bools are not, and is left
-    alone by `tf.add_check_numerics_ops`, which refuses floats in a cond.
+    Both are int64, the entries packed, the scale as the bits of a float64: what
+    passes through a cond is then in a GPU's memory, where bools are not, and is
+    left alone by `tf.add_check_numerics_ops`, which refuses floats in a cond.
     """
 
     def __init__(self, shape, dtype, name, collections=(MASKS,)):
@@ -63,25 +63,26 @@ class Held(object):
         self._scale = _scratch_variable(_one, name + "_scale", [])
 
     def _ones(self):
-        return tf.ones(self._shape, tf.uint8)
+        return _drawing.packed_ones(self._shape)
 
     def read(self):
         """The `Drawn` that is held."""
-        kept = _read_or(self._kept, self._ones)
+        words = _read_or(self._kept, self._ones)
         scale = tf.bitcast(_read_or(self._scale, _one), tf.float64)
         # Not a cast: what has a gradient, `tf.custom_gradient` follows back to
         # a variable that it then does not find in any collection.
         return _drawing.Drawn(
-            tf.not_equal(kept, 0),
+            _drawing.unpacked(words, self._shape),
             tf.stop_gradient(tf.cast(scale, self._dtype)),
         )
 
     def assign(self, drawn):
         """A list of ops without outputs."""
-        bits = tf.bitcast(tf.cast(drawn.scale, tf.float64), tf.int64)
+        words = _drawing.packed(drawn.kept)
+        scale = tf.bitcast(tf.cast(drawn.scale, tf.float64), tf.int64)
         return [
-            self._kept.assign(tf.cast(drawn.kept, tf.uint8), read_value=False),
-            self._scale.assign(bits, read_value=False),
+            self._kept.assign(words, read_value=False),
+            self._scale.assign(scale, read_value=False),
         ]
 
 

@@ -13,6 +13,7 @@ from awd_lstm_tf import (
     _checks,
     _drawing,
     _holding,
+    _masking,
     _placing,
     _versions,
     diagnostics,
@@ -236,9 +237,7 @@ class Mask(object):
         return _placing.once_per_sequence(
             self,
             "dropped",
-            lambda: _masked(
-                weights, drawn, self._whole_rows, self._mode == PER_STEP
-            ),
+            lambda: _masking.masked(weights, drawn, self._whole_rows),
             (weights,) + drawn,
         )
 
@@ -439,34 +438,3 @@ def _fetchable(tensor):
     in_context = tensor.op._get_control_flow_context() is not None
     in_function = _versions.outer_graph(tensor.graph) is not None
     return not in_context and not in_function
-
-
-def _masked(weights, drawn, whole_rows, each_step):
-    """`weights` times the mask under `whole_rows` rows of ones.
-
-    What is whole is cut off, and put back, as a part of a vector, in one copy.
-    """
-    weights = tf.convert_to_tensor(weights)
-    product = _chosen if each_step else _product
-    if not whole_rows:
-        masked = product(weights, drawn)
-    else:
-        rows, columns = drawn.kept.shape.as_list()
-        flat, border = tf.reshape(weights, [-1]), whole_rows * columns
-        part = product(tf.reshape(flat[border:], [rows, columns]), drawn)
-        flat = tf.concat([flat[:border], tf.reshape(part, [-1])], 0)
-        masked = tf.reshape(flat, [whole_rows + rows, columns])
-    # An identity keeps `tf.contrib.quantize` from taking the product for
-    # weights with a folded batch norm
-    # (test_quantization.py::test_rewriter_leaves_the_cell_alone).
-    return tf.identity(masked, name="masked_kernel")
-
-
-def _product(weights, drawn):
-    return weights * drawn.dense()
-
-
-def _chosen(weights, drawn):
-    # The same, but what a loop keeps of each step for the gradient are bools,
-    # not floats. Once in a sequence it takes more memory, for zeros.
-    return tf.where(drawn.kept, weights * drawn.scale, tf.zeros_like(weights))

@@ -27,19 +27,10 @@ def kernels(tool):
 
 def known(name):
     """Ops without what a GPU needs that docs/gpu.md speaks of."""
-    found = set()
-    if "standard" in name:
-        # Its mask is drawn in the loop: for the way back TensorFlow keeps that
-        # of each step on a stack, and one of bools is on the host.
-        found |= {"StackPushV2", "StackPopV2"}
-    if versions.VERSION < (2,):
-        # 1.13.1 has no variable of bytes there, which a held mask is, and takes
-        # no bools apart, which say where sequences end.
-        if "use_vd" in name:
-            found |= {"VarHandleOp", "AssignVariableOp"}
-        if "fused" in name:
-            found |= {"Unpack", "Identity"}
-    return found
+    if "fused" in name and versions.VERSION < (2,):
+        # 1.13.1 takes no bools apart, which say where sequences end.
+        return {"Unpack", "Identity"}
+    return set()
 
 
 @versions.needs_keras_2
