@@ -841,7 +841,9 @@ def test_keras_to_estimator(name, keras, tmp_path):
 
     for _ in range(2):
         found = [list(each.values())[0] for each in estimator.predict(batch)]
-        assert np.array_equal(np.stack(found), expected)
+        # The graph is another, and so may be its rounding; a weight dropped is
+        # five digits more.
+        np.testing.assert_allclose(np.stack(found), expected, rtol=0, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------
