@@ -7,6 +7,7 @@ import numpy as np
 from awd_lstm_tf import _checks, _placing, _versions
 from awd_lstm_tf._versions import tf
 
+_LEVELS = 2**16  # values of one draw of 16 bits
 _LANES = 4  # entries served by one 64-bit draw
 _BYTES = 8  # in a word of 64 bits
 
@@ -28,12 +29,21 @@ class Drawn(collections.namedtuple("Drawn", "kept scale")):
         By logic, not `tf.cond`: a cond would move the bools of a GPU to the
         host, and a tool that walks the graph may refuse all conds.
         """
-        if dropping is True:
-            return self
         return Drawn(
-            tf.logical_or(self.kept, tf.logical_not(dropping)),
-            tf.where(dropping, self.scale, tf.ones_like(self.scale)),
+            _or_all(self.kept, dropping), _or_one(self.scale, dropping)
         )
+
+
+def _or_all(kept, dropping):
+    if dropping is True:
+        return kept
+    return tf.logical_or(kept, tf.logical_not(dropping))
+
+
+def _or_one(factor, dropping):
+    if dropping is True:
+        return factor
+    return tf.where(dropping, factor, tf.ones_like(factor))
 
 
 def whole(shape, dtype):
@@ -41,10 +51,10 @@ def whole(shape, dtype):
     return Drawn(tf.ones(shape, tf.bool), tf.ones([], dtype))
 
 
-def draw(shape, keep_prob, dtype, seed, dropping=True):
-    """A new mask: entries are 0 or `1 / keep_prob`.
+def draw(shape, keep_prob, seed, dropping=True):
+    """Which entries of a new mask are kept.
 
-    An entry is kept when 16 random bits lie below a threshold, so one 64-bit
+    An entry is, when 16 random bits lie below a threshold, so one 64-bit
     draw serves four entries. A mask's own keep rate is thus a multiple of
     `2**-16`; which of the two nearest ones is itself drawn, once per mask, so
     that the expected value of every entry is 1 at any `keep_prob`.
@@ -52,31 +62,38 @@ def draw(shape, keep_prob, dtype, seed, dropping=True):
     Args:
       shape: list of ints.
       keep_prob: float, or scalar float tensor, in (0, 1].
-      dtype: of the mask. The draw is the same for all dtypes.
       seed: op-level seed, see `tf.set_random_seed`.
       dropping: bool, or scalar bool tensor: whether a mask is called for. If
         not, all is kept, and nothing is drawn.
 
     Returns:
-      A `Drawn`.
+      Bools.
     """
+    rounds_to_none = _checks.is_tensor(keep_prob) or keep_prob * _LEVELS < 1
     keep_prob = _rate(keep_prob)
-    # How many of the 2**16 values of a lane are kept. In float64, where the
+    # How many of the values of a lane are kept. In float64, where the
     # sum is exact enough; rounding up past the last level would drop it all.
     rounding = tf.random_uniform([], dtype=tf.float64, seed=seed)
-    levels = tf.floor(tf.cast(keep_prob, tf.float64) * 2**16 + rounding)
-    levels = tf.minimum(levels, 2**16)
+    levels = tf.floor(tf.cast(keep_prob, tf.float64) * _LEVELS + rounding)
+    levels = tf.minimum(levels, _LEVELS)
     if _placing.in_xla():  # which has no bitcast from one size to another
-        kept = tf.random_uniform(shape, seed=seed) * 2**16 < tf.cast(
+        kept = tf.random_uniform(shape, seed=seed) * _LEVELS < tf.cast(
             levels, tf.float32
         )
     else:
         # The largest int16 kept: at a rate of 1.0, the largest there is; at no
-        # level there is none so low, but the scale is 0.
+        # level there is none so low.
         last = tf.cast(tf.maximum(levels, 1) - (2**15 + 1), tf.int16)
         kept = _fitted(_lanes(shape, seed, dropping) <= last, shape)
-    scale = tf.cast(levels > 0, keep_prob.dtype) / keep_prob
-    return Drawn(kept, tf.cast(scale, dtype)).when(dropping)
+        if rounds_to_none:
+            kept = tf.logical_and(kept, levels > 0)
+    return _or_all(kept, dropping)
+
+
+def scale(keep_prob, dtype, dropping=True):
+    """The factor of what `draw` keeps, a scalar."""
+    factor = tf.cast(1 / _rate(keep_prob), dtype)
+    return _or_one(factor, dropping)
 
 
 def _rate(keep_prob):
@@ -102,14 +119,17 @@ def _lanes(shape, seed, dropping):
     return tf.reshape(tf.bitcast(words_or_none, tf.int16), [-1])
 
 
-def _fitted(bools, shape):
-    # Of bools: of int16 and uint8 a GPU has no slices in 1.x.
-    if bools.shape.as_list() != [_size(shape)]:
-        bools = bools[: _size(shape)]
-    return tf.reshape(bools, shape)
+def _fitted(flat, shape):
+    # Bools or floats: of int16 and uint8 a GPU has no slices in 1.x.
+    size = _size(shape)
+    if flat.shape.as_list() != [size]:
+        flat = flat[:size]
+    return tf.reshape(flat, shape)
 
 
 def _size(shape):
+    if _checks.is_tensor(shape):
+        return tf.reduce_prod(shape)
     return int(np.prod(shape, dtype=np.int64))
 
 
@@ -131,12 +151,12 @@ def packed(bools):
     )
 
 
-def unpacked(words, shape):
-    """What `packed` made of bools of `shape`, a list of ints, as these."""
+def unpacked(words, shape, dtype):
+    """What `packed` made of bools of `shape`, list of ints or tensor."""
     if words.dtype == tf.bool:
-        return words
-    flat = tf.reshape(tf.not_equal(tf.bitcast(words, tf.uint8), 0), [-1])
-    return _fitted(flat, shape)
+        return tf.cast(words, dtype)
+    flat = tf.cast(tf.bitcast(words, tf.uint8), dtype)
+    return _fitted(tf.reshape(flat, [-1]), shape)
 
 
 def packed_ones(shape):

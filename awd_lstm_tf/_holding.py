@@ -72,7 +72,7 @@ class Held(object):
         # Not a cast: what has a gradient, `tf.custom_gradient` follows back to
         # a variable that it then does not find in any collection.
         return _drawing.Drawn(
-            _drawing.unpacked(words, self._shape),
+            _drawing.unpacked(words, self._shape, tf.bool),
             tf.stop_gradient(tf.cast(scale, self._dtype)),
         )
 

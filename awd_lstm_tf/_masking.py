@@ -2,7 +2,7 @@
 
 from tensorflow.python.framework import ops
 
-from awd_lstm_tf import _drawing
+from awd_lstm_tf import _drawing, _placing
 from awd_lstm_tf._versions import tf
 
 # Graphs on disk bear this name, so it stays as it is; a graph that is imported
@@ -10,47 +10,60 @@ from awd_lstm_tf._versions import tf
 GRADIENT = "AwdLstmTfMasked"
 
 
-def masked(weights, drawn, whole_rows):
+def masked(owner, weights, drawn, whole_rows):
     """`weights` times the mask under `whole_rows` rows of ones.
 
-    What is whole is cut off, and put back, as a part of a vector, in one copy.
-
     Args:
+      owner: of the mask. What is the same at each step is made once in a
+        sequence.
       weights: variable or tensor.
       drawn: `_drawing.Drawn`, of all but the first `whole_rows` of their rows.
       whole_rows: int.
     """
-    weights = tf.convert_to_tensor(weights)
+
+    def once(name, make, *inputs):
+        return _placing.once_per_sequence(owner, name, make, inputs)
+
+    def parts():
+        # A vector is cut, and put together again, in one copy, not a matrix.
+        flat = tf.reshape(weights, [-1])
+        border = whole_rows * drawn.kept.shape.as_list()[1]
+        return flat[:border], tf.reshape(flat[border:], drawn.kept.shape)
+
     if not whole_rows:
-        product = _product(weights, drawn)
+        scaled = once(
+            "scaled", lambda: weights * drawn.scale, weights, drawn.scale
+        )
+        product = _product(scaled, drawn.kept)
     else:
-        rows, columns = drawn.kept.shape.as_list()
-        flat, border = tf.reshape(weights, [-1]), whole_rows * columns
-        part = _product(tf.reshape(flat[border:], [rows, columns]), drawn)
-        flat = tf.concat([flat[:border], tf.reshape(part, [-1])], 0)
-        product = tf.reshape(flat, [whole_rows + rows, columns])
+        whole = once("whole", lambda: parts()[0], weights)
+        scaled = once(
+            "scaled", lambda: parts()[1] * drawn.scale, weights, drawn.scale
+        )
+        flat = tf.reshape(_product(scaled, drawn.kept), [-1])
+        flat = tf.concat([whole, flat], 0)
+        product = tf.reshape(flat, [-1] + scaled.shape.as_list()[1:])
     # An identity keeps `tf.contrib.quantize` from taking the product for
     # weights with a folded batch norm
     # (test_quantization.py::test_rewriter_leaves_the_cell_alone).
     return tf.identity(product, name="masked_kernel")
 
 
-def _product(weights, drawn):
-    # The op passes on what its gradient needs, as that of the fused layer does.
-    # The stock gradient would keep the mask as floats.
-    words = _drawing.packed(drawn.kept)
+def _product(weights, kept):
+    # The op passes on what its gradient needs, as that of the fused layer does:
+    # words, where the stock gradient would keep floats.
+    product = weights * tf.cast(kept, weights.dtype)
     with tf.get_default_graph().gradient_override_map({"IdentityN": GRADIENT}):
-        return tf.identity_n(
-            [weights * drawn.dense(), weights, words, drawn.scale]
-        )[0]
+        return tf.identity_n([product, weights, _drawing.packed(kept)])[0]
 
 
 @ops.RegisterGradient(GRADIENT)
 def _gradient(op, gradient, *_):
-    product, _, words, scale = op.inputs
     gradient = tf.convert_to_tensor(gradient)  # of a lookup: IndexedSlices
+    shape = gradient.shape  # which control flow v2 may have lost
+    known = shape.is_fully_defined()
+    shape = shape.as_list() if known else tf.shape(gradient)
     # Not before the gradient is there: a mask is as large as the weights.
     with tf.control_dependencies([gradient]):
-        kept = _drawing.unpacked(words, product.shape.as_list())
-        mask = _drawing.Drawn(kept, scale).dense()
-    return None, gradient * mask, None, None
+        kept = _drawing.unpacked(op.inputs[2], shape, gradient.dtype)
+        return None, gradient * kept, None

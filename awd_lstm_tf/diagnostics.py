@@ -6,8 +6,7 @@ from awd_lstm_tf._versions import tf
 
 def kept_fraction(drawn):
     """The share of entries that are not dropped, scalar float32."""
-    kept = tf.logical_and(drawn.kept, drawn.scale > 0)
-    return tf.reduce_mean(tf.cast(kept, tf.float32))
+    return tf.reduce_mean(tf.cast(drawn.kept, tf.float32))
 
 
 def has_changed(drawn):

@@ -206,8 +206,16 @@ class Mask(object):
 
     def _draw(self, state, dropping):
         seed = self._next_seed(state)
-        return _drawing.draw(
-            self._shape, self._rate(), self._dtype, seed, dropping
+        kept = _drawing.draw(self._shape, self._rate(), seed, dropping)
+        return _drawing.Drawn(kept, self._scale(dropping))
+
+    def _scale(self, dropping):
+        tensors = filter(_checks.is_tensor, (self._keep_prob, dropping))
+        return _placing.once_per_sequence(
+            self,
+            "scale",
+            lambda: _drawing.scale(self._rate(), self._dtype, dropping),
+            tuple(tensors),
         )
 
     # Using
@@ -237,7 +245,7 @@ class Mask(object):
         return _placing.once_per_sequence(
             self,
             "dropped",
-            lambda: _masking.masked(weights, drawn, self._whole_rows),
+            lambda: _masking.masked(self, weights, drawn, self._whole_rows),
             (weights,) + drawn,
         )
 
