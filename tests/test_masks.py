@@ -28,7 +28,9 @@ def dropping_cell(**arguments):
 
 
 def sample_mask(shape, keep_prob, dtype=tf.float32):
-    return _drawing.draw(shape, keep_prob, dtype, seed=None).dense()
+    kept = _drawing.draw(shape, keep_prob, seed=None)
+    scale = _drawing.scale(keep_prob, dtype)
+    return _drawing.Drawn(kept, scale).dense()
 
 
 def dynamic(cell):

@@ -361,7 +361,7 @@ class Net(object):
         cell = WeightDropLSTMCell(UNITS, **arguments)
         fused = WeightDropLSTMBlockFusedCell(UNITS, **arguments)
         dense = WeightDropWrapper(tf.layers.Dense(UNITS), **arguments)
-        dropout = VariationalDropout([UNITS], rate)
+        dropout = VariationalDropout([oracles.TIME, UNITS], rate)
         outputs, _ = tf.nn.dynamic_rnn(cell, self.inputs, dtype=tf.float32)
         outputs, _ = fused(outputs)
         outputs = dropout(dense(outputs))
