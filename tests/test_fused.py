@@ -11,7 +11,7 @@ import versions
 from versions import tf
 
 import awd_lstm_tf
-from awd_lstm_tf import WeightDropLSTMCell, fused
+from awd_lstm_tf import WeightDropLSTMCell, _lstm_sequence, _time_loop
 from awd_lstm_tf.fused import WeightDropLSTMBlockFusedCell
 
 TIME, BATCH, DEPTH, UNITS = 4, 3, 5, 6
@@ -36,7 +36,7 @@ EPSILON = {"float16": 5e-3, "float32": 3e-6, "float64": 1e-12}
 def unrolling(request, monkeypatch):
     """How the layer gets through time; True where shapes are unknown."""
     if request.param == "looped":
-        monkeypatch.setattr(fused, "_LONGEST_UNROLLED", 0)
+        monkeypatch.setattr(_time_loop, "_LONGEST_UNROLLED", 0)
     return request.param == "unknown"
 
 
@@ -137,7 +137,7 @@ def test_equals_lstm_cell(arguments, lengths, unrolling):
 
 
 def test_products_of_large_states(unrolling, monkeypatch):
-    monkeypatch.setattr(fused, "_LARGE_STATE", 1)
+    monkeypatch.setattr(_lstm_sequence, "_LARGE_STATE", 1)
     problem = Problem(unknown=unrolling)
     results = layer_of()(problem.inputs, problem.state_tuple())
     assert_same(problem.values(*results), stock_values())
@@ -553,7 +553,7 @@ def test_dropped_weights_get_no_gradient():
 
 
 def _arrays_written(monkeypatch, is_train):
-    monkeypatch.setattr(fused, "_LONGEST_UNROLLED", 0)
+    monkeypatch.setattr(_time_loop, "_LONGEST_UNROLLED", 0)
     with tf.Graph().as_default() as graph:
         layer_of(is_train=is_train)(tf.zeros([TIME, BATCH, DEPTH]))
         kinds = [op.type for op in graph.get_operations()]
