@@ -111,17 +111,13 @@ EQUAL = [
     )
     if loop == "dynamic_rnn" or arguments in ("default", "all")
 ]
-# Each argument without a mode and with one of them, and each mode in a loop.
+# Each argument without a mode; all of them in each loop, with and without one.
 QUICK = [(None, arguments, "dynamic_rnn") for arguments in ARGUMENTS]
-QUICK += [
-    (mode, arguments, "dynamic_rnn")
-    for mode, arguments in zip(itertools.cycle(MODES), sorted(ARGUMENTS))
-]
-QUICK += [
-    (mode, "all", loop)
-    for mode, loop in zip([None, *MODES], sorted(oracles.LOOPS))
-]
-QUICK += [(None, "all", loop) for loop in oracles.LOOPS]
+QUICK += itertools.product([None], ["all"], oracles.LOOPS)
+QUICK += zip(sorted(MODES), ["default"] * 3, ["dynamic_rnn"] * 3)
+QUICK += zip(
+    sorted(MODES), ["all"] * 3, ["bidirectional", "multi_3", "static_rnn"]
+)
 
 
 @pytest.mark.parametrize("mode, arguments, loop", grids.thinned(EQUAL, QUICK))
@@ -138,8 +134,16 @@ def test_is_lstm_cell(mode, arguments, loop):
         assert cell.kept_fraction is None and cell.mask_changed is None
 
 
+# Those that change the graph that the mask is in.
+CHANGING = "default peepholes num_proj proj_clip state_is_tuple activation all"
+
+
 @pytest.mark.parametrize(
-    "arguments, mode", grids.singles(sorted(ARGUMENTS), sorted(MODES))
+    "arguments, mode",
+    grids.thinned(
+        list(itertools.product(sorted(ARGUMENTS), sorted(MODES))),
+        list(zip(CHANGING.split(), itertools.cycle(sorted(MODES)))),
+    ),
 )
 def test_is_train_tensor_switches_at_run_time(arguments, mode):
     _, expected = run_stock(arguments)
