@@ -453,8 +453,9 @@ def test_subclass_is_named_after_itself_as_lstm_cells_are():
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("mode", sorted(MODES))
-@pytest.mark.parametrize("from_stock", [True, False])
+@pytest.mark.parametrize(
+    "from_stock, mode", grids.singles([True, False], sorted(MODES))
+)
 def test_checkpoints_pass_both_ways(from_stock, mode, tmp_path):
     makers = [stock({}), ours({}, input_size=DEPTH, **MODES[mode])]
     if not from_stock:
