@@ -176,10 +176,10 @@ def test_forward_and_backward_agree_in_500_steps(wiring, loop, seed):
     test_forward_and_backward_agree(wiring, loop, seed, 500)
 
 
-# Each wiring in the loop that most use, and in one of the others.
+# Each wiring in the loop that most use, and three of them in the others.
 AGREE = list(itertools.product(WIRINGS, sorted(oracles.LOOPS)))
 QUICK = [(wiring, "dynamic_rnn") for wiring in WIRINGS]
-QUICK += zip(WIRINGS, 2 * sorted(set(oracles.LOOPS) - {"dynamic_rnn"}))
+QUICK += zip(WIRINGS[1::2], sorted(set(oracles.LOOPS) - {"dynamic_rnn"}))
 
 
 @pytest.mark.parametrize("wiring, loop", grids.thinned(AGREE, QUICK))

@@ -210,8 +210,18 @@ def stock(name, values):
 # What is computed
 
 
+# Slow are those that differ from another of their kind in their equations.
+SISTERS = ("basic_lstm", "convolution", "keras_over_time")
+
+
 @pytest.mark.smoke
-@pytest.mark.parametrize("name", sorted(LAYERS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SISTERS else name
+        for name in sorted(LAYERS)
+    ],
+)
 def test_stock_layer_on_masked_kernels(name, open_session, seed):
     made = Wrapped(name, seed=seed, **HELD)
     session = initialized(open_session())
