@@ -1,4 +1,4 @@
-"""Argument checks: every error sentence of the library, in one place.
+"""Argument checks that several modules share.
 
 House form: the argument in backticks, the rule, the value received, the fix.
 Each check returns the value it was given, ready to use.
@@ -22,7 +22,7 @@ def is_tensor(value):
     return _versions.is_tensor(value)
 
 
-def _is_number(value):
+def is_number(value):
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
@@ -56,7 +56,7 @@ def same_graph(argument, visible):
         )
 
 
-def _scalar_tensor(argument, value, kind):
+def scalar_tensor(argument, value, kind):
     if value.shape.ndims not in (None, 0):
         raise ValueError(
             f"`{argument}` must be a scalar, got a tensor of shape "
@@ -73,8 +73,8 @@ def _scalar_tensor(argument, value, kind):
 def keep_prob(argument, value):
     """A float in (0, 1], or a scalar float tensor (checked when it is read)."""
     if is_tensor(value):
-        return _scalar_tensor(argument, value, "floating")
-    if not _is_number(value):
+        return scalar_tensor(argument, value, "floating")
+    if not is_number(value):
         raise TypeError(
             f"`{argument}` must be a float in (0, 1] or a scalar float "
             f"tensor, got {value!r}."
@@ -120,7 +120,7 @@ def boolean(argument, value):
 def is_train(value):
     """A Python bool or a scalar bool tensor."""
     if is_tensor(value):
-        return _scalar_tensor("is_train", value, "bool")
+        return scalar_tensor("is_train", value, "bool")
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(
             "`is_train` must be True, False or a scalar bool tensor, got "
@@ -143,7 +143,7 @@ def integer(argument, value, least=None):
 
 def num_units(value):
     """A positive integer, which may be a float, as in LSTMCell: 4.0."""
-    if _is_number(value) and value % 1 == 0:
+    if is_number(value) and value % 1 == 0:
         value = int(value)
     return integer("num_units", value, 1)
 
@@ -155,7 +155,7 @@ def optional_integer(argument, value, least=None):
 
 def finite(argument, value):
     """A finite Python number."""
-    if not _is_number(value):
+    if not is_number(value):
         raise TypeError(f"`{argument}` must be a number, got {value!r}.")
     if not math.isfinite(value):
         raise ValueError(f"`{argument}` must be finite, got {value}.")
@@ -249,78 +249,6 @@ def keep_prob_outside_loops(argument, visible):
         )
 
 
-def mask_per_sequence(keep_rate, use_vd):
-    """A layer over whole sequences has one mask for all of their steps."""
-    rate = keep_prob("weight_drop_kr", keep_rate)
-    if (is_tensor(rate) or rate < 1.0) and not boolean("use_vd", use_vd):
-        raise ValueError(
-            "`use_vd` must be True with `weight_drop_kr` below 1.0 in "
-            "WeightDropLSTMBlockFusedCell, got False: set it, or use "
-            "WeightDropLSTMCell, which can draw a new mask at every time step."
-        )
-
-
-# LSTMCell's arguments that the fused layer does not have.
-_ONLY_LSTM_CELLS = (
-    "activation",
-    "initializer",
-    "input_bias",
-    "is_quant",
-    "num_proj",
-    "num_proj_shards",
-    "num_unit_shards",
-    "proj_clip",
-    "quant_delay",
-    "state_is_tuple",
-)
-
-
-def fused_arguments(given):
-    """What is left for `tf.layers.Layer`: nothing that an LSTMCell has."""
-    if "use_peepholes" in given:
-        raise TypeError(
-            "`use_peepholes` must be left out of WeightDropLSTMBlockFusedCell: "
-            "there, as in LSTMBlockFusedCell, it is called `use_peephole`."
-        )
-    for argument in _ONLY_LSTM_CELLS:
-        if argument in given:
-            raise TypeError(
-                f"`{argument}` must be left out of WeightDropLSTMBlockFusedCell"
-                f", got {given[argument]!r}: use WeightDropLSTMCell, which has "
-                "it."
-            )
-
-
-def known_depth(depth):
-    """The depth of a layer's inputs, which its kernel's shape depends on."""
-    if depth is None:
-        raise ValueError(
-            "`inputs` must have a known depth, got None as their last "
-            "dimension: give it by `set_shape`."
-        )
-    return depth
-
-
-def inputs_dtype(dtype, inputs):
-    """`dtype`, if given, is that of the inputs."""
-    dtype = optional_floating("dtype", dtype)
-    if dtype not in (None, inputs.dtype.base_dtype):
-        raise TypeError(
-            "`dtype` must be that of the inputs, "
-            f"{inputs.dtype.base_dtype.name}, got {dtype.name}: leave it out, "
-            "or cast the inputs."
-        )
-
-
-def initial_state(value):
-    """A pair of c and h."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise ValueError(
-            f"`initial_state` must be a tuple of c and h, got {value!r}."
-        )
-    return value
-
-
 def of_shape(argument, value, **sizes):
     """A tensor that may be of this shape; sizes of None are not known."""
     if not value.shape.is_compatible_with(list(sizes.values())):
@@ -332,28 +260,11 @@ def of_shape(argument, value, **sizes):
     return value
 
 
-def as_many(argument, value, size):
-    """A vector of a size that is known when it is read."""
-    actual = tf.size(value)
-    message = f"`{argument}` must have an entry for each row, got entries, rows"
-    return asserted(value, tf.equal(actual, size), message, actual, size)
-
-
 def session(value):
     """Something that runs a graph."""
     if not hasattr(value, "graph") or not hasattr(value, "run"):
         raise TypeError(f"`session` must be a tf.Session, got {value!r}.")
     return value
-
-
-def quantizable_activation(activation):
-    """Integer inference has the tanh of TFLite, and no other."""
-    name = getattr(activation, "__name__", activation)
-    if name != "tanh":
-        raise ValueError(
-            f"`activation` must be tanh with `is_quant`, got {name}: leave it "
-            "out, or keep `is_quant=False`."
-        )
 
 
 def quantizable_dtype(dtype):
@@ -391,20 +302,9 @@ def non_negative(argument, value):
         if value < 0:
             raise ValueError(f"`{argument}` must be at least 0, got {value}.")
         return value
-    value = tf.convert_to_tensor(_scalar_tensor(argument, value, "floating"))
+    value = tf.convert_to_tensor(scalar_tensor(argument, value, "floating"))
     message = f"`{argument}` must be at least 0, got "
     return asserted(value, value >= 0, message, value)
-
-
-def one_tensor(argument, value):
-    """A tensor, not what some RNNs return: a pair, or a list of steps."""
-    if isinstance(value, (list, tuple)) and any(map(is_tensor, value)):
-        raise TypeError(
-            f"`{argument}` must be one tensor, got a {type(value).__name__} of "
-            f"{len(value)}: use `tf.concat(pair, -1)` for the pair of a "
-            "bidirectional RNN, `tf.stack(steps, 1)` for a list of steps."
-        )
-    return tensor(argument, value)
 
 
 def float_tensor(argument, value, rank=0):
@@ -430,31 +330,6 @@ def integer_tensor_argument(argument, value):
     return value
 
 
-def embedding_shapes(value, shapes):
-    """The shapes of the parts of an embedding matrix."""
-    if not shapes or any(shape.ndims == 0 for shape in shapes):
-        raise ValueError(
-            f"`params` must be a matrix or a list of its parts, got {value!r}."
-        )
-    return shapes
-
-
-def known_rows(argument, shape):
-    """The number of rows of an embedding matrix, or of a part of it."""
-    if not shape.ndims or shape.as_list()[0] is None:
-        raise ValueError(
-            f"`{argument}` must have a known number of rows, got shape {shape}."
-        )
-    return shape.as_list()[0]
-
-
-def learning_rate(value):
-    """A number, a scalar float tensor, or a function that returns one."""
-    if is_tensor(value):
-        return _scalar_tensor("learning_rate", value, "floating")
-    return value if callable(value) else finite("learning_rate", value)
-
-
 def one_of(argument, value, options):
     """One of a few names."""
     if value not in options:
@@ -468,95 +343,3 @@ def function(argument, value):
     if not callable(value):
         raise TypeError(f"`{argument}` must be a function, got {value!r}.")
     return value
-
-
-def validation_loss(value):
-    """A Python number that can be compared: anything but NaN."""
-    if not _is_number(value):
-        raise TypeError(f"`validation_loss` must be a number, got {value!r}.")
-    if math.isnan(value):
-        raise ValueError(
-            "`validation_loss` must be a number, got nan: validate on some "
-            "data, or go on from the last good checkpoint with a lower "
-            "learning rate."
-        )
-    return float(value)
-
-
-def validation_loss_tensor(value):
-    """The same for a scalar tensor, at run time."""
-    _scalar_tensor("validation_loss", value, "floating")
-    message = "`validation_loss` must be a number, got "
-    return asserted(value, tf.logical_not(tf.is_nan(value)), message, value)
-
-
-def data_in_evaluate(error):
-    """To a monitored session, the end of data is the end of training."""
-    raise RuntimeError(
-        "`evaluate` of `validation_hook` must not run out of data, got "
-        "OutOfRangeError: catch it where a validation ends, and initialize the "
-        "iterator anew for each."
-    ) from error
-
-
-def averageable(name, dtype):
-    """A dtype that can hold the mean of many weights."""
-    if dtype.base_dtype not in (tf.float32, tf.float64):
-        raise TypeError(
-            "NTASGDOptimizer must be given weights of float32 or float64, got "
-            f"{name} of {dtype.base_dtype.name}, in which a mean of many soon "
-            "stands still: keep float32 weights, and cast them where they are "
-            "used."
-        )
-
-
-def averages_exist(method, exist):
-    """The averages are made together with the train op."""
-    if not exist:
-        raise ValueError(
-            f"`{method}` needs the averages, which do not exist in this graph "
-            "yet: call `minimize` or `apply_gradients` first."
-        )
-
-
-def applied_once(exist):
-    """One train op in a graph: a second one would count every step twice."""
-    if exist:
-        raise ValueError(
-            "`apply_gradients` of NTASGDOptimizer must be called once in a "
-            "graph, got a second call: give all gradients to one call, or use "
-            "an optimizer for each."
-        )
-
-
-def no_eager_optimizer(eager):
-    """The optimizer's ops live in a graph."""
-    if eager:
-        raise ValueError(
-            "NTASGDOptimizer needs a graph, got eager execution: build the "
-            "model in a `tf.Graph`."
-        )
-
-
-def no_strategy():
-    """Averages are not mirrored."""
-    raise ValueError(
-        "NTASGDOptimizer must be used without a DistributionStrategy, got one: "
-        "train on one replica, or with parameter servers."
-    )
-
-
-def weights_in_place(swapped):
-    """An op that fails a training step taken on the averages."""
-    message = (
-        "NTASGDOptimizer must not train while its averages are swapped in: run "
-        "its `swap_out` first (a checkpoint of `swapping_saver()` is restored "
-        "with a `swapping_saver()`)"
-    )
-    return tf.Assert(tf.logical_not(swapped), [message])
-
-
-NEVER_VALIDATED = (
-    "NTASGDOptimizer was told no validation loss in {} steps, so it does not "
-    "average: call `report`, run `report_op`, or use `validation_hook`."
-)

@@ -1,10 +1,10 @@
 """What the owners of a dropped kernel have in common: one mask and its ops."""
 
-from awd_lstm_tf import _checks, masks, training
+from awd_lstm_tf import _checks, diagnostics, masks, training
 from awd_lstm_tf._versions import tf
 
 
-class DroppedKernel(object):
+class DroppedKernel(diagnostics.MaskDiagnostics):
     """A mixin for `LayerRNNCell`s and layers with one kernel, one mask.
 
     The kernel holds the inputs' rows above the recurrent rows.
@@ -106,13 +106,3 @@ class DroppedKernel(object):
         standard dropout inside of a loop, where no fetch can reach it.
         """
         return self._mask.latest
-
-    @property
-    def kept_fraction(self):
-        """Scalar float32: the share of droppable weights kept; or None."""
-        return self._mask.kept_fraction
-
-    @property
-    def mask_changed(self):
-        """Scalar bool: has the mask changed since the last fetch; or None."""
-        return self._mask.changed

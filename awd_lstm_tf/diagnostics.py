@@ -4,6 +4,20 @@ from awd_lstm_tf import _checks, _holding
 from awd_lstm_tf._versions import tf
 
 
+class MaskDiagnostics(object):
+    """A mixin for what has one mask, `_mask`."""
+
+    @property
+    def kept_fraction(self):
+        """Scalar float32: the share kept of what can be dropped; or None."""
+        return self._mask.kept_fraction
+
+    @property
+    def mask_changed(self):
+        """Scalar bool: has the mask changed since the last fetch; or None."""
+        return self._mask.changed
+
+
 def kept_fraction(drawn):
     """The share of entries that are not dropped, scalar float32."""
     return tf.reduce_mean(tf.cast(drawn.kept, tf.float32))

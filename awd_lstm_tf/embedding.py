@@ -63,13 +63,13 @@ def embedding_dropout(
         ids = _checks.tensor("ids", ids)
         _checks.integer_tensor_argument("ids", ids)
         _checks.one_of("partition_strategy", partition_strategy, _STRATEGIES)
-        shapes = _checks.embedding_shapes(params, _shapes(params))
+        shapes = _shapes(params)
         mask = masks.Mask(keep_prob, masks.PER_RUN, is_train, seed)
         rows = tf.nn.embedding_lookup(params, ids, partition_strategy)
         _checks.float_tensor("params", rows)
         if not mask.active:
             return rows
-        count = sum(_checks.known_rows("params", shape) for shape in shapes)
+        count = sum(map(_known_rows, shapes))
         mask.build([count], rows.dtype)
         scale = tf.gather(mask.value(), ids)
         for _ in range(shapes[0].ndims - 1):
@@ -81,12 +81,26 @@ _STRATEGIES = ("mod", "div")
 
 
 def _shapes(params):
+    """The shapes of the parts of an embedding matrix."""
     if isinstance(params, variables.PartitionedVariable):
         params = list(params)
     parts = params if isinstance(params, (list, tuple)) else [params]
-    return [
+    shapes = [
         part.shape
         if _checks.is_tensor(part)
         else tf.TensorShape(np.shape(part))
         for part in parts
     ]
+    if not shapes or any(shape.ndims == 0 for shape in shapes):
+        raise ValueError(
+            f"`params` must be a matrix or a list of its parts, got {params!r}."
+        )
+    return shapes
+
+
+def _known_rows(shape):
+    if not shape.ndims or shape.as_list()[0] is None:
+        raise ValueError(
+            f"`params` must have a known number of rows, got shape {shape}."
+        )
+    return shape.as_list()[0]

@@ -1,48 +1,27 @@
 """SGD that averages the weights once validation has stopped improving."""
 
-import collections
 import contextlib
-import warnings
+import math
 
 import numpy as np
 
-# These from where they are: TensorFlow 1.14 and later note the use of their
-# names in `tf.train`, at import.
-from tensorflow.python.ops import variables
-from tensorflow.python.training import gradient_descent, session_run_hook
-from tensorflow.python.training.saver import BaseSaverBuilder
+# From where it is: TensorFlow 1.14 and later note the use of its name in
+# `tf.train`, at import.
+from tensorflow.python.training import gradient_descent
 
-from awd_lstm_tf import _checks, _versions
+from awd_lstm_tf import (
+    _averages,
+    _averages_saved,
+    _checks,
+    _validation_hook,
+    _versions,
+)
 from awd_lstm_tf._versions import tf
 
 # The two published triggers, by where they were published.
 TRIGGERS = ("iclr", "arxiv")
 
 _AVERAGE = "average"  # the slot
-_INFINITY = np.float64(np.inf)
-
-# After so many steps without a validation loss the train op says so, once.
-_PATIENCE = 10000
-
-# The optimizer's state beside the slots; the paper's letters. All of it is in
-# global variables, so that every checkpoint carries it.
-_State = collections.namedtuple(
-    "_State",
-    [
-        "steps",  # k, training steps taken
-        "trigger_step",  # T, where averaging started; -1: not yet
-        "checks",  # t, validation losses reported
-        "checked_step",  # k at the latest of them
-        "recent",  # the latest n losses, oldest first
-        "best",  # the lowest loss before those
-        "swapped",  # whether weights and averages have changed places
-    ],
-)
-
-# Ops that are built once, with the train op.
-_Ops = collections.namedtuple(
-    "_Ops", "loss report swap_in swap_out restart averaging"
-)
 
 
 class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
@@ -116,37 +95,56 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
           ValueError: for a value out of its range.
           TypeError: for a value of the wrong kind.
         """
-        learning_rate = _checks.learning_rate(learning_rate)
+        learning_rate = _checked_rate(learning_rate)
         super(NTASGDOptimizer, self).__init__(learning_rate, use_locking, name)
         self._nonmono = _checks.integer("nonmono", nonmono, 1)
         self._trigger = _checks.one_of("trigger", trigger, TRIGGERS)
-        self._states = {}  # by graph, as are the next two
-        self._trained = {}
-        self._ops = {}
+        self._averages = {}  # by graph
 
     # -----------------------------------------------------------------------
     # Training
 
     def _distributed_apply(self, *args, **kwargs):
-        _checks.no_strategy()
+        raise ValueError(
+            "NTASGDOptimizer must be used without a DistributionStrategy, got "
+            "one: train on one replica, or with parameter servers."
+        )
 
     def _create_slots(self, var_list):
-        _checks.no_eager_optimizer(tf.executing_eagerly())
+        if tf.executing_eagerly():
+            raise ValueError(
+                "NTASGDOptimizer needs a graph, got eager execution: build the "
+                "model in a `tf.Graph`."
+            )
         graph = tf.get_default_graph()
-        _checks.applied_once(graph in self._trained)
+        if graph in self._averages:  # every step would count twice
+            raise ValueError(
+                "`apply_gradients` of NTASGDOptimizer must be called once in a "
+                "graph, got a second call: give all gradients to one call, or "
+                "use an optimizer for each."
+            )
         # At the root, so that the names, which checkpoints and evaluation go
         # by, do not depend on the scopes around `minimize`.
         root = tf.VariableScope(reuse=False)
         with tf.name_scope(None), tf.variable_scope(root):
-            for var in var_list:
-                _checks.averageable(var.op.name, var.dtype)
-                with _versions.branches_of_ops():
-                    value = _versions.initialized_value(var)
-                    self._get_or_make_slot(var, value, _AVERAGE, self._name)
-            self._states[graph] = self._make_state(var_list)
-            self._trained[graph] = list(var_list)
+            pairs = [(var, self._make_average(var)) for var in var_list]
+            state = self._make_state(var_list)
             with tf.name_scope(self._name + "/"):
-                self._ops[graph] = self._make_ops()
+                self._averages[graph] = _averages.Averages(
+                    pairs, state, self._trigger
+                )
+
+    def _make_average(self, var):
+        if var.dtype.base_dtype not in (tf.float32, tf.float64):
+            raise TypeError(
+                "NTASGDOptimizer must be given weights of float32 or float64, "
+                f"got {var.op.name} of {var.dtype.base_dtype.name}, in which a "
+                "mean of many soon stands still: keep float32 weights, and "
+                "cast them where they are used."
+            )
+        with _versions.branches_of_ops():
+            value = _versions.initialized_value(var)
+            return self._get_or_make_slot(var, value, _AVERAGE, self._name)
 
     def _make_state(self, var_list):
         first = min(var_list, key=lambda var: var.name)
@@ -156,40 +154,32 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
                 value, f"{self._name}/{name}", colocate_with=first
             )
 
-        return _State(
+        return _averages.State(
             steps=variable("steps", np.int64(0)),
             trigger_step=variable("trigger_step", np.int64(-1)),
             checks=variable("checks", np.int64(0)),
             checked_step=variable("checked_step", np.int64(0)),
-            recent=variable("recent", np.full([self._nonmono], _INFINITY)),
-            best=variable("best", _INFINITY),
+            recent=variable(
+                "recent", np.full([self._nonmono], _averages.INFINITY)
+            ),
+            best=variable("best", _averages.INFINITY),
             swapped=self._make_swapped(f"{self._name}/swapped", first),
         )
 
     def _make_swapped(self, name, first):
         # A resource whatever its neighbours are: 1.x has no other bool variable
         # on a GPU, and the weights would be on the CPU for its sake.
-        with _beside(first):
+        with _averages.beside(first):
             variable = tf.Variable(
                 False, name=name, trainable=False, use_resource=True
             )
         self._non_slot_dict[name, first.graph] = variable
         return variable
 
-    @property
-    def _state(self):
-        return self._states[tf.get_default_graph()]
-
-    def _pairs(self):
-        return [
-            (var, self.get_slot(var, _AVERAGE))
-            for var in self._trained[tf.get_default_graph()]
-        ]
-
     def _prepare(self):
         super(NTASGDOptimizer, self)._prepare()
-        in_place = _checks.weights_in_place(self._state.swapped.read_value())
-        with tf.control_dependencies([in_place]):
+        averages = self._averages[tf.get_default_graph()]
+        with tf.control_dependencies([averages.weights_in_place()]):
             rate = tf.identity(self._learning_rate_tensor)
         self._learning_rate_tensor = rate
 
@@ -200,64 +190,27 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         return handle.scatter_sub(tf.IndexedSlices(grad * rate, indices)).op
 
     def _finish(self, update_ops, name_scope):
-        state = self._state
-        with tf.control_dependencies(update_ops):
-            steps = state.steps.read_value() + 1
-            start = state.trigger_step.read_value()
-            averages = [
-                self._update_average(var, average, start >= 0, steps - start)
-                for var, average in self._pairs()
-            ]
-        with tf.control_dependencies(averages):
-            counted = state.steps.assign(steps, read_value=False)
-            said = self._say_if_never_validated(steps)
-        return tf.group(counted, said, name=name_scope)
-
-    def _update_average(self, var, average, averaging, later_steps):
-        # mean(w[T], ..., w[k]) from the mean before it, of k - T weights.
-        with _beside(var):
-            weights, mean = var.read_value(), average.read_value()
-            count = tf.cast(later_steps + 1, mean.dtype)
-            value = tf.cond(
-                averaging,
-                lambda: mean + (weights - mean) / count,
-                lambda: weights,
-            )
-            return average.assign(value, self._use_locking, read_value=False)
-
-    def _say_if_never_validated(self, steps):
-        never = tf.equal(self._state.checks.read_value(), 0)
-        message = _checks.NEVER_VALIDATED.format(_PATIENCE)
-        return tf.cond(
-            tf.logical_and(never, tf.equal(steps, _PATIENCE)),
-            lambda: _versions.print_to_stderr("Warning: " + message),
-            tf.no_op,
-        )
+        averages = self._averages[tf.get_default_graph()]
+        return averages.after_step(update_ops, self._use_locking, name_scope)
 
     # -----------------------------------------------------------------------
     # Ops that are there once the train op is
 
-    def _make_ops(self):
-        loss = tf.placeholder(tf.float64, [], "validation_loss")
-        return _Ops(
-            loss=loss,
-            report=self._report(loss),
-            swap_in=self._swap(True, "swap_in"),
-            swap_out=self._swap(False, "swap_out"),
-            restart=self._restart(),
-            averaging=tf.greater_equal(
-                self._state.trigger_step, 0, name="averaging"
-            ),
-        )
+    def _in(self, graph, method):
+        if graph not in self._averages:
+            raise ValueError(
+                f"`{method}` needs the averages, which do not exist in this "
+                "graph yet: call `minimize` or `apply_gradients` first."
+            )
+        return self._averages[graph]
 
-    def _ops_of(self, graph, method):
-        _checks.averages_exist(method, graph in self._ops)
-        return self._ops[graph]
+    def _here(self, method):
+        return self._in(tf.get_default_graph(), method)
 
     @property
     def averaging(self):
         """Scalar bool tensor: whether averaging has started."""
-        return self._ops_of(tf.get_default_graph(), "averaging").averaging
+        return self._here("averaging").averaging
 
     @property
     def swap_in(self):
@@ -267,12 +220,12 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         averaging has started, the weights stay what they are. Until `swap_out`
         is run, training fails.
         """
-        return self._ops_of(tf.get_default_graph(), "swap_in").swap_in
+        return self._here("swap_in").swap_in
 
     @property
     def swap_out(self):
         """The op that puts weights and averages back, if they were swapped."""
-        return self._ops_of(tf.get_default_graph(), "swap_out").swap_out
+        return self._here("swap_out").swap_out
 
     @property
     def restart(self):
@@ -281,57 +234,7 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         It sets the weights to the averages, forgets the reported losses, and
         starts to average with the next step.
         """
-        return self._ops_of(tf.get_default_graph(), "restart").restart
-
-    def _move(self, weights_from, average_from):
-        # Index 0: the weights, 1: their average. Stacked, they are a copy: a
-        # plain read of a variable can share its memory, and an assignment to
-        # the one would show in the other.
-        moves = []
-        for var, average in self._pairs():
-            with _beside(var):
-                pair = tf.stack([var.read_value(), average.read_value()])
-                moves += [
-                    var.assign(pair[weights_from], read_value=False),
-                    average.assign(pair[average_from], read_value=False),
-                ]
-        return moves
-
-    def _assign(self, **values):
-        return tf.group(
-            *[
-                getattr(self._state, name).assign(value, read_value=False)
-                for name, value in sorted(values.items())
-            ]
-        )
-
-    def _swap(self, target, name):
-        state = self._state
-        with tf.name_scope(name):
-            swaps = tf.not_equal(state.swapped.read_value(), target)
-            averaging = state.trigger_step.read_value() >= 0
-            moves = self._move(
-                # Before averaging has started, the weights are the averages.
-                weights_from=_index(tf.logical_and(swaps, averaging)),
-                average_from=1 - _index(swaps),
-            )
-            with tf.control_dependencies(moves):
-                return state.swapped.assign(target, read_value=False)
-
-    def _restart(self):
-        state = self._state
-        with tf.name_scope("restart"):
-            in_place = tf.logical_not(state.swapped.read_value())
-            averaging = state.trigger_step.read_value() >= 0
-            source = _index(tf.logical_and(in_place, averaging))
-            with tf.control_dependencies(self._move(source, source)):
-                return self._assign(
-                    trigger_step=state.steps.read_value(),
-                    checks=0,
-                    recent=np.full([self._nonmono], _INFINITY),
-                    best=_INFINITY,
-                    swapped=False,
-                )
+        return self._here("restart").restart
 
     # -----------------------------------------------------------------------
     # Validation
@@ -351,9 +254,9 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
           ValueError: if the loss is NaN, or there is no train op.
           TypeError: if the loss is not a number.
         """
-        ops = self._ops_of(_checks.session(session).graph, "report()")
-        loss = _checks.validation_loss(validation_loss)
-        return bool(_run(session, ops.report, {ops.loss: loss}))
+        averages = self._in(_checks.session(session).graph, "report()")
+        loss = _checked_loss(validation_loss)
+        return bool(_run(session, averages.reported, {averages.loss: loss}))
 
     def report_op(self, validation_loss, name=None):
         """The same, for a loss that is computed in the graph.
@@ -369,45 +272,9 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
           ValueError: if there is no train op, or the tensor is not a scalar.
           TypeError: if the tensor is not of a floating dtype.
         """
-        self._ops_of(tf.get_default_graph(), "report_op()")
+        averages = self._here("report_op()")
         with tf.name_scope(name, "report", [validation_loss]):
-            return self._report(tf.convert_to_tensor(validation_loss))
-
-    def _report(self, loss):
-        state = self._state
-        loss = tf.cast(_checks.validation_loss_tensor(loss), tf.float64)
-        old = _State(*[variable.read_value() for variable in state])
-        stalls = tf.logical_and(
-            old.checks > self._nonmono, loss > self._bound(old)
-        )
-        starts = tf.logical_and(stalls, old.trigger_step < 0)
-        trigger_step = tf.cond(
-            starts, lambda: old.steps + 0, lambda: old.trigger_step + 0
-        )
-        # The oldest of the latest n losses makes room for the new one.
-        best = tf.minimum(old.best, old.recent[0])
-        recent = tf.concat([old.recent[1:], [loss]], 0)
-        checks, checked_step = old.checks + 1, tf.identity(old.steps)
-        with tf.control_dependencies(
-            [stalls, trigger_step, checks, checked_step, recent, best]
-        ):
-            # Averaging begins with the weights as they are.
-            moves = self._move(0, 1 - _index(starts))
-        with tf.control_dependencies(moves):
-            assigned = self._assign(
-                trigger_step=trigger_step,
-                checks=checks,
-                checked_step=checked_step,
-                recent=recent,
-                best=best,
-            )
-        with tf.control_dependencies([assigned]):
-            return tf.identity(stalls, "stalls")
-
-    def _bound(self, old):
-        if self._trigger == "iclr":
-            return old.best  # min(logs[:-n])
-        return tf.reduce_min(old.recent)  # min(logs[-n:])
+            return averages.report(tf.convert_to_tensor(validation_loss))
 
     @contextlib.contextmanager
     def averaged(self, session):
@@ -423,12 +290,12 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         Raises:
           ValueError: if there is no train op.
         """
-        ops = self._ops_of(_checks.session(session).graph, "averaged()")
-        _run(session, ops.swap_in)
+        averages = self._in(_checks.session(session).graph, "averaged()")
+        _run(session, averages.swap_in)
         try:
             yield
         finally:
-            _run(session, ops.swap_out)
+            _run(session, averages.swap_out)
 
     def validation_hook(self, evaluate, every_steps):
         """A hook that validates on the averages and reports the loss.
@@ -457,12 +324,9 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
           ValueError: if there is no train op, or `every_steps` is below 1.
           TypeError: for a value of the wrong kind.
         """
-        graph = tf.get_default_graph()
-        self._ops_of(graph, "validation_hook()")
-        return _ValidationHook(
+        return _validation_hook.ValidationHook(
             self,
-            self._states[graph],
-            self.swap_out,
+            self._here("validation_hook()"),
             _checks.function("evaluate", evaluate),
             _checks.integer("every_steps", every_steps, 1),
         )
@@ -484,7 +348,7 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         Args:
           var: a variable; the train op need not be in this graph.
         """
-        return f"{_name_in_checkpoint(var)}/{self._name}"
+        return f"{_averages_saved.name_of(var)}/{self._name}"
 
     def variables_to_restore(self, var_list=None, checkpoint=None):
         """What to restore for evaluation on the averages, in another graph.
@@ -508,27 +372,20 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
           tf.errors.NotFoundError: if there is no such checkpoint.
         """
         trained = tf.trainable_variables() if var_list is None else var_list
-        has_average = self._finder(checkpoint)
+        has_average = _averages_saved.holder_of_averages(
+            checkpoint, f"{self._name}/swapped"
+        )
         own = self.variables()
         names = {}
         for var in tf.global_variables():
             if var in own:
                 continue
-            name = _name_in_checkpoint(var)
+            name = _averages_saved.name_of(var)
             average_name = self.average_name(var)
             if var in trained and has_average(average_name):
                 name = average_name
-            _add_to(names, name, var)
+            _averages_saved.add_to(names, name, var)
         return names
-
-    def _finder(self, checkpoint):
-        if checkpoint is None:
-            return lambda name: True
-        reader = tf.train.load_checkpoint(checkpoint)
-        swapped = f"{self._name}/swapped"
-        if reader.has_tensor(swapped) and reader.get_tensor(swapped):
-            return lambda name: False  # the averages have the weights' names
-        return reader.has_tensor
 
     def swapping_saver(self, var_list=None, name="swapping_saver", **kwargs):
         """A saver that saves the averages under the names of their weights.
@@ -550,74 +407,12 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         Raises:
           ValueError: if there is no train op.
         """
-        graph = tf.get_default_graph()
-        self._ops_of(graph, "swapping_saver()")
+        averages = self._here("swapping_saver()")
         if var_list is None:
             var_list = tf.global_variables()
             var_list += tf.get_collection(tf.GraphKeys.SAVEABLE_OBJECTS)
-        saved_as = dict(self._pairs())
-        saved_as.update({average: var for var, average in self._pairs()})
-        swapped = self._states[graph].swapped
-        names = {}
-        for var in var_list:
-            if var is swapped:
-                names[var.op.name] = _Negated(var)
-            else:
-                _add_to(names, _name_in_checkpoint(var), saved_as.get(var, var))
+        names = _averages_saved.swapped_names(var_list, averages)
         return tf.train.Saver(names, name=name, **kwargs)
-
-
-class _ValidationHook(session_run_hook.SessionRunHook):
-    """Validates when a multiple of `every_steps` has been passed."""
-
-    def __init__(self, optimizer, state, swap_out, evaluate, every_steps):
-        self._optimizer = optimizer
-        self._state = state
-        self._swap_out = swap_out
-        self._evaluate = evaluate
-        self._every_steps = every_steps
-
-    def after_create_session(self, session, coord):
-        # A checkpoint may have been written while the averages were in.
-        session.run(self._swap_out)
-
-    def before_run(self, run_context):
-        # Not after the run: whether a checkpoint of this step was written by
-        # then would depend on the order of hooks. What is due is told by state
-        # in the checkpoint, so it is due again after a restart, if need be.
-        session = run_context.session
-        if self._due(session):
-            with self._optimizer.averaged(session):
-                try:
-                    loss = self._evaluate(session)
-                except tf.errors.OutOfRangeError as error:
-                    _checks.data_in_evaluate(error)
-            self._optimizer.report(session, loss)
-
-    def end(self, session):
-        steps, checks = session.run([self._state.steps, self._state.checks])
-        if steps and not checks and not self._due(session):
-            warnings.warn(_checks.NEVER_VALIDATED.format(steps), stacklevel=1)
-
-    def _due(self, session):
-        steps, checked = session.run(
-            [self._state.steps, self._state.checked_step]
-        )
-        return steps // self._every_steps > checked // self._every_steps
-
-
-class _Negated(BaseSaverBuilder.SaveableObject):
-    """Saves and restores the opposite of a bool variable."""
-
-    def __init__(self, variable):
-        name = variable.op.name
-        negated = tf.logical_not(variable.read_value())
-        spec = BaseSaverBuilder.SaveSpec(negated, "", name)
-        super(_Negated, self).__init__(variable, [spec], name)
-        self._variable = variable
-
-    def restore(self, restored_tensors, restored_shapes):
-        return self._variable.assign(tf.logical_not(restored_tensors[0]))
 
 
 def _run(session, fetches, feed_dict=None):
@@ -629,25 +424,21 @@ def _run(session, fetches, feed_dict=None):
     )
 
 
-def _beside(var):
-    # On a parameter server, the weights need not travel.
-    return tf.get_default_graph().colocate_with(var.op)
+def _checked_rate(value):
+    """A number, a scalar float tensor, or a function that returns one."""
+    if _checks.is_tensor(value):
+        return _checks.scalar_tensor("learning_rate", value, "floating")
+    return value if callable(value) else _checks.finite("learning_rate", value)
 
 
-def _index(condition):
-    return tf.cast(condition, tf.int32)
-
-
-def _name_in_checkpoint(saved):
-    if not isinstance(saved, variables.Variable):  # a SaveableObject
-        return saved.name
-    slices = saved._save_slice_info
-    return slices.full_name if slices else saved.op.name
-
-
-def _add_to(names, name, saved):
-    # The slices of a partitioned variable are one tensor of the checkpoint.
-    if getattr(saved, "_save_slice_info", None):
-        names.setdefault(name, []).append(saved)
-    else:
-        names[name] = saved
+def _checked_loss(value):
+    """A number that can be compared: anything but NaN."""
+    if not _checks.is_number(value):
+        raise TypeError(f"`validation_loss` must be a number, got {value!r}.")
+    if math.isnan(value):
+        raise ValueError(
+            "`validation_loss` must be a number, got nan: validate on some "
+            "data, or go on from the last good checkpoint with a lower "
+            "learning rate."
+        )
+    return float(value)

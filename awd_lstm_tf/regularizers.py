@@ -42,7 +42,7 @@ def activation_regularization(
     with tf.name_scope(name, "activation_regularization", [outputs]):
         alpha = _checks.non_negative("alpha", alpha)
         time_major = _checks.boolean("time_major", time_major)
-        outputs = _checks.one_tensor("outputs", outputs)
+        outputs = _one_tensor(outputs)
         _checks.float_tensor(
             "outputs", outputs, 0 if sequence_length is None else 2
         )
@@ -89,7 +89,7 @@ def temporal_activation_regularization(
     with tf.name_scope(name, "temporal_activation_regularization", [outputs]):
         beta = _checks.non_negative("beta", beta)
         time_major = _checks.boolean("time_major", time_major)
-        outputs = _checks.one_tensor("outputs", outputs)
+        outputs = _one_tensor(outputs)
         _checks.float_tensor("outputs", outputs, 2)
         lengths = _lengths(sequence_length, outputs, time_major)
         if time_major:
@@ -98,6 +98,18 @@ def temporal_activation_regularization(
             changes = outputs[:, 1:] - outputs[:, :-1]
         pairs = None if lengths is None else lengths - 1
         return _penalty(beta, changes, pairs, time_major)
+
+
+def _one_tensor(outputs):
+    """A tensor, not what some RNNs return: a pair, or a list of steps."""
+    listed = isinstance(outputs, (list, tuple))
+    if listed and any(map(_checks.is_tensor, outputs)):
+        raise TypeError(
+            f"`outputs` must be one tensor, got a {type(outputs).__name__} of "
+            f"{len(outputs)}: use `tf.concat(pair, -1)` for the pair of a "
+            "bidirectional RNN, `tf.stack(steps, 1)` for a list of steps."
+        )
+    return _checks.tensor("outputs", outputs)
 
 
 def _lengths(sequence_length, outputs, time_major):
@@ -111,7 +123,13 @@ def _lengths(sequence_length, outputs, time_major):
     if batch_size is not None and lengths.shape.is_fully_defined():
         return lengths
     # Else one length would do for all rows.
-    return _checks.as_many("sequence_length", lengths, tf.shape(outputs)[axis])
+    rows = tf.shape(outputs)[axis]
+    count = tf.size(lengths)
+    message = (
+        "`sequence_length` must have an entry for each row, got entries, rows"
+    )
+    valid = tf.equal(count, rows)
+    return _checks.asserted(lengths, valid, message, count, rows)
 
 
 def _penalty(rate, values, lengths, time_major):

@@ -1,10 +1,10 @@
 """Dropout whose mask holds over many steps."""
 
-from awd_lstm_tf import _checks, masks
+from awd_lstm_tf import _checks, diagnostics, masks
 from awd_lstm_tf._versions import tf
 
 
-class VariationalDropout(object):
+class VariationalDropout(diagnostics.MaskDiagnostics):
     """Multiplies tensors with one dropout mask that holds until it is redrawn.
 
         y = x * mask,  mask entries 0 or 1 / keep_prob
@@ -127,16 +127,6 @@ class VariationalDropout(object):
         None when nothing is dropped, and with `auto_update` before a call.
         """
         return self._mask.latest
-
-    @property
-    def kept_fraction(self):
-        """Scalar float32: the share of entries kept; or None."""
-        return self._mask.kept_fraction
-
-    @property
-    def mask_changed(self):
-        """Scalar bool: has the mask changed since the last fetch; or None."""
-        return self._mask.changed
 
 
 def _mask_shape(value, auto_update):

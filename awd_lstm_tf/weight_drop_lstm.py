@@ -159,7 +159,7 @@ class WeightDropLSTMCell(_dropped_kernel.DroppedKernel, rnn_cell.LSTMCell):
         self._input_bias = _checks.finite("input_bias", input_bias)
         self._is_quant = _checks.boolean("is_quant", is_quant)
         if self._is_quant:
-            _checks.quantizable_activation(self._activation)
+            _refuse_other_activations(self._activation)
         self._quant_delay = _checks.integer("quant_delay", quant_delay, 0)
         self._init_weight_drop(
             weight_drop_kr,
@@ -301,4 +301,13 @@ def _refuse_other_cells_arguments(use_peepholes):
             "`use_peepholes`, the second argument, must be True or False, got "
             f"{use_peepholes!r}: for BasicLSTMCell(units, forget_bias) write "
             "WeightDropLSTMCell(units, forget_bias=...)."
+        )
+
+
+def _refuse_other_activations(activation):
+    name = getattr(activation, "__name__", activation)
+    if name != "tanh":
+        raise ValueError(
+            f"`activation` must be tanh with `is_quant`, got {name}: leave it "
+            "out, or keep `is_quant=False`."
         )

@@ -5,12 +5,10 @@ import copy
 import functools
 import inspect
 import re
-import sys
 import weakref
 
-from tensorflow.python.ops import variables
-
 from awd_lstm_tf import _checks, _placing, _versions, masks, training
+from awd_lstm_tf._swapped_weights import Run, name_of
 from awd_lstm_tf._versions import rnn_cell, tf
 
 # The matrices of TensorFlow's layers and cells; "weights" are tf.contrib's.
@@ -178,7 +176,7 @@ class WeightDropWrapper(object):
             return call(*args, **kwargs)
         masks.refuse_in_defun("weight_drop_kr")
         with contextlib.ExitStack() as stack:
-            run = _Run(self._is_chosen, self._masked, self._made.layers, stack)
+            run = Run(self._chosen, self._masked, self._made.layers, stack)
             run.swap(self.layer, stack)
             for layer in list(self._made.layers):
                 run.swap(layer, stack)
@@ -198,16 +196,13 @@ class WeightDropWrapper(object):
                 "is to be dropped."
             )
         for weight in getattr(self.layer, "trainable_weights", ()):
-            if self._is_chosen(weight) and _name_of(weight) not in run.seen:
+            name = name_of(weight)
+            if self._chosen(name) and name not in run.seen:
                 raise ValueError(
                     "`names` must choose variables that the layer has in "
                     "attributes, in lists or dicts of these, or gets in its "
-                    f"call, got '{_name_of(weight)}', which it hides: leave it "
-                    "out."
+                    f"call, got '{name}', which it hides: leave it out."
                 )
-
-    def _is_chosen(self, variable):
-        return bool(self._chosen(_name_of(variable)))
 
     def _masked(self, variable):
         made = _placing.root_memory(self).setdefault("masks", {})
@@ -273,7 +268,7 @@ class WeightDropWrapper(object):
 
     @property
     def kept_fraction(self):
-        """Scalar float32: the share of droppable weights kept; or None."""
+        """Scalar float32: the share kept of what can be dropped; or None."""
         found = self.masks.values()
         if not found:
             return None
@@ -442,230 +437,6 @@ class _KerasCellMembers(_KerasMembers):
 
     def get_initial_state(self, *args, **kwargs):
         return self.layer.get_initial_state(*args, **kwargs)
-
-
-# ---------------------------------------------------------------------------
-# Weights for the time of a call
-
-# Where a layer keeps account of its weights, and of layers not its own.
-_BOOKS = re.compile(
-    "_(trainable_weights|non_trainable_weights|unconditional|self_uncond|"
-    "inbound|outbound|self_name_based)"
-)
-
-
-class _Run(object):
-    """One call: masked weights in the place of variables.
-
-    Args:
-      is_chosen: function of a variable.
-      masked: function of a variable, its masked weights.
-      layers: set of the layers that are made in calls.
-      stack: `ExitStack` of the call.
-    """
-
-    def __init__(self, is_chosen, masked, layers, stack):
-        self._is_chosen, self._mask, self._layers = is_chosen, masked, layers
-        self._stack = stack
-        self._building = 0
-        self._handed = []  # pairs of tensor and variable
-        self.masked, self.seen = False, set()
-
-    def _of(self, value):
-        if not _is_trained(value):
-            return value
-        self.seen.add(_name_of(value))
-        if not self._is_chosen(value):
-            return value
-        self.masked = True
-        return self._mask(value)
-
-    def swap(self, layer, stack):
-        """Puts masked weights in `layer` until `stack` is closed."""
-        for part in _parts(layer):
-            attributes = vars(part)
-            for name, value in list(attributes.items()):
-                if _BOOKS.match(name):
-                    continue
-                new = _mapped(self._of, value)
-                if new is not value:
-                    stack.callback(attributes.__setitem__, name, value)
-                    attributes[name] = new
-            if getattr(part, "built", True) is False:
-                self._swap_when_built(part, stack)
-
-    def _swap_when_built(self, part, stack):
-        build, attributes = part.build, vars(part)
-
-        def build_and_swap(*args, **kwargs):
-            attributes.pop("build", None)
-            self._building += 1
-            try:
-                build(*args, **kwargs)
-            finally:
-                self._building -= 1
-            self.swap(part, stack)
-
-        attributes["build"] = build_and_swap
-        stack.callback(attributes.pop, "build", None)
-
-    def _swap_when_called(self, layer):
-        """Does so in each call of a layer, until the run ends."""
-        attributes = vars(layer)
-        if "call" in attributes:
-            return
-        call = layer.call
-
-        @_versions.as_written
-        def call_swapped(*args, **kwargs):
-            with contextlib.ExitStack() as stack:
-                self.swap(layer, stack)
-                return call(*args, **kwargs)
-
-        attributes["call"] = call_swapped
-        self._stack.callback(attributes.pop, "call", None)
-
-    @contextlib.contextmanager
-    def getting(self):
-        """Has what is gotten by `tf.get_variable` masked."""
-        # No scope is opened for it: layers remember those that they are called
-        # in, and default names are counted on in each
-        # (test_weight_drop_wrapper.py::test_functions_in_one_scope).
-        scope, active = tf.get_variable_scope(), [True]
-        before = scope.custom_getter
-        names = tf.get_default_graph().get_name_scope()
-
-        def get_masked(getter, *args, **kwargs):
-            if before is not None:
-                getter = functools.partial(before, getter)
-            variable = getter(*args, **kwargs)
-            if not active:  # a layer remembers its scope's getter, too
-                return variable
-            with tf.name_scope(names + "/" if names else None):
-                return self._gotten(variable)
-
-        scope.set_custom_getter(get_masked)
-        try:
-            yield
-        finally:
-            active.clear()
-            scope.set_custom_getter(before)
-
-    def _gotten(self, variable):
-        masked, layers = variable, _layers_in_frames(*_BUILDING)
-        if not self._building:
-            self._layers.update(layers or _layers_in_frames(*_GETTING))
-            if layers:  # to which it is a variable, with a regularizer
-                self._swap_when_called(layers[0])
-            else:
-                masked = self._of(variable)
-        self._handed.append((masked, variable))
-        return masked
-
-    def put_back(self, *layers):
-        """Has layers that kept what they got keep the variables."""
-        for layer in layers:
-            for part in _parts(layer):
-                for name, value in list(vars(part).items()):
-                    new = _mapped(self._variable_of, value)
-                    if new is not value:
-                        vars(part)[name] = new
-                self._keep_books(vars(part))
-
-    def _variable_of(self, value):
-        for tensor, variable in self._handed:
-            if value is tensor:
-                return variable
-        return value
-
-    def _keep_books(self, attributes):
-        # A cell takes what is masked for a weight that is not trained, and
-        # notes it after those that are
-        # (test_weight_drop_wrapper.py::test_names_and_kinds_are_stock).
-        handed = list(enumerate(self._handed))
-        order = {id(each): at for at, (_, each) in reversed(handed)}
-        others = attributes.get("_non_trainable_weights", [])
-        trained = attributes.get("_trainable_weights", [])
-        for each in [v for v in others if id(v) in order and _is_trained(v)]:
-            others[:] = [other for other in others if other is not each]
-            if all(each is not known for known in trained):
-                trained.append(each)
-        trained.sort(key=lambda variable: order.get(id(variable), -1))
-
-
-def _is_variable(value):
-    partitioned = isinstance(value, variables.PartitionedVariable)
-    is_one = hasattr(value, "assign") and hasattr(value, "initializer")
-    return partitioned or (is_one and hasattr(value, "dtype"))
-
-
-def _is_trained(value):
-    if not _is_variable(value) or not value.dtype.is_floating:
-        return False
-    if isinstance(value, variables.PartitionedVariable):
-        value = list(value)[0]
-    trained = getattr(value, "trainable", None)
-    if trained is None:  # TensorFlow 1.11
-        trained = any(value is each for each in tf.trainable_variables())
-    return trained
-
-
-def _name_of(variable):
-    return variable.name.partition(":")[0]
-
-
-def _mapped(function, value):
-    """`value`, or if it is a container what is in it, mapped."""
-    if type(value) is dict:
-        new = {key: _mapped(function, each) for key, each in value.items()}
-        changed = any(new[key] is not value[key] for key in new)
-        return new if changed else value
-    if isinstance(value, list) or type(value) is tuple:
-        new = [_mapped(function, each) for each in value]
-        changed = any(a is not b for a, b in zip(new, value))
-        return (
-            type(value)(new)
-            if changed and type(value) is tuple
-            else (new if changed else value)
-        )
-    return function(value)
-
-
-def _parts(layer, found=None):
-    """A layer, and the layers in its attributes, each once."""
-    found = [] if found is None else found
-    if hasattr(layer, "__dict__") and all(layer is not each for each in found):
-        found.append(layer)
-        for name, value in list(vars(layer).items()):
-            if not _BOOKS.match(name):
-                for each in _layers_in(value):
-                    _parts(each, found)
-    return found
-
-
-def _layers_in(value):
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [layer for each in value for layer in _layers_in(each)]
-    # `_Linear` is a helper of tf.contrib's cells.
-    is_layer = _versions.is_layer(value) or type(value).__name__ == "_Linear"
-    return [value] if is_layer else []
-
-
-# The methods of layers, and of cells, that get a variable.
-_BUILDING = ("add_weight", "add_variable")
-_GETTING = ("_rnn_get_variable",)
-
-
-def _layers_in_frames(*methods):
-    """The layers that are in one of these methods now, the innermost first."""
-    found, frame = [], sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name in methods:
-            found.append(frame.f_locals.get("self"))
-        frame = frame.f_back
-    return [layer for layer in found if _versions.is_layer(layer)]
 
 
 def _refuse_more(arguments):

@@ -41,6 +41,9 @@ from tf_awd_lstm import tf
 
 import awd_lstm_tf
 
+sys.path.append(os.path.join(os.path.dirname(__file__), os.pardir, "examples"))
+from flag_types import checked, keep_rate, seed
+
 KINDS = ("plain", "recipe")
 SAMPLE_TEMPERATURE = 0.8
 
@@ -140,32 +143,17 @@ def carried_state(name, batch_size, units):
 # The command line.
 
 
-def number(convert, rule, fits):
-    """An argparse type: `convert(text)`, refused unless it `fits`."""
-
-    def parse(text):
-        value = convert(text)
-        if not fits(value):
-            raise argparse.ArgumentTypeError(f"must be {rule}, got {text}.")
-        return value
-
-    parse.__name__ = convert.__name__  # argparse says "invalid int value"
-    return parse
-
-
 def positive(convert):
     """An argparse type for numbers greater than zero."""
-    return number(convert, "greater than 0", lambda x: 0 < x < float("inf"))
+    return checked(convert, "greater than 0", lambda x: 0 < x < float("inf"))
 
 
 def at_least_zero(convert):
     """An argparse type for numbers that are not negative."""
-    return number(convert, "at least 0", lambda x: 0 <= x < float("inf"))
+    return checked(convert, "at least 0", lambda x: 0 <= x < float("inf"))
 
 
-seed = number(int, "in [0, 2**32)", lambda x: 0 <= x < 2**32)
-keep_rate = number(float, "in (0, 1]", lambda x: 0.0 < x <= 1.0)
-share = number(float, "in [0, 1]", lambda x: 0.0 <= x <= 1.0)
+share = checked(float, "in [0, 1]", lambda x: 0.0 <= x <= 1.0)
 
 
 def parse_flags(argv=None):

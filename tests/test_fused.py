@@ -1,9 +1,11 @@
 """WeightDropLSTMBlockFusedCell against stock LSTMCell in dynamic_rnn."""
 
 import copy
+import itertools
 import subprocess
 import sys
 
+import grids
 import numpy as np
 import oracles
 import pytest
@@ -11,7 +13,7 @@ import versions
 from versions import tf
 
 import awd_lstm_tf
-from awd_lstm_tf import WeightDropLSTMCell, fused
+from awd_lstm_tf import WeightDropLSTMCell, _lstm_sequence, _time_loop
 from awd_lstm_tf.fused import WeightDropLSTMBlockFusedCell
 
 TIME, BATCH, DEPTH, UNITS = 4, 3, 5, 6
@@ -32,12 +34,20 @@ DROP = dict(weight_drop_kr=0.5, use_vd=True)
 EPSILON = {"float16": 5e-3, "float32": 3e-6, "float64": 1e-12}
 
 
-@pytest.fixture(params=["unrolled", "looped", "unknown"])
+UNROLLINGS = ["unrolled", "looped", "unknown"]
+
+
+def unroll(how, monkeypatch):
+    """Says how the layer gets through time; True where shapes are unknown."""
+    if how == "looped":
+        monkeypatch.setattr(_time_loop, "_LONGEST_UNROLLED", 0)
+    return how == "unknown"
+
+
+@pytest.fixture(params=UNROLLINGS)
 def unrolling(request, monkeypatch):
-    """How the layer gets through time; True where shapes are unknown."""
-    if request.param == "looped":
-        monkeypatch.setattr(fused, "_LONGEST_UNROLLED", 0)
-    return request.param == "unknown"
+    """All ways to get through time; True where shapes are unknown."""
+    return unroll(request.param, monkeypatch)
 
 
 class Problem(object):
@@ -123,10 +133,14 @@ def assert_same(have, want, epsilon=1e-12):
 # The same results as LSTMCell's
 
 
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=list(LENGTHS))
-@pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=list(ARGUMENTS))
+@pytest.mark.parametrize(
+    "arguments, lengths, unrolling",
+    grids.pairs(list(ARGUMENTS), list(LENGTHS), UNROLLINGS),
+    indirect=["unrolling"],
+)
 def test_equals_lstm_cell(arguments, lengths, unrolling):
-    ours, stocks = arguments
+    ours, stocks = ARGUMENTS[arguments]
+    lengths = LENGTHS[lengths]
     problem = Problem(unknown=unrolling)
     results = layer_of(**ours)(
         problem.inputs, problem.state_tuple(), sequence_length=lengths
@@ -137,7 +151,7 @@ def test_equals_lstm_cell(arguments, lengths, unrolling):
 
 
 def test_products_of_large_states(unrolling, monkeypatch):
-    monkeypatch.setattr(fused, "_LARGE_STATE", 1)
+    monkeypatch.setattr(_lstm_sequence, "_LARGE_STATE", 1)
     problem = Problem(unknown=unrolling)
     results = layer_of()(problem.inputs, problem.state_tuple())
     assert_same(problem.values(*results), stock_values())
@@ -319,7 +333,11 @@ def test_second_use_of_the_variables():
     assert len(tf.global_variables()) == 4
 
 
-@pytest.mark.parametrize("is_train", [False, True])
+@pytest.mark.parametrize(
+    "is_train, unrolling",
+    grids.singles([True, False], UNROLLINGS[::-1]),
+    indirect=["unrolling"],
+)
 def test_in_a_users_loop(is_train, unrolling):
     """A sequence per iteration, with gradients through all of them."""
     # Not in float64: TensorFlow 1.13 loses that dtype with unknown shapes.
@@ -553,7 +571,7 @@ def test_dropped_weights_get_no_gradient():
 
 
 def _arrays_written(monkeypatch, is_train):
-    monkeypatch.setattr(fused, "_LONGEST_UNROLLED", 0)
+    monkeypatch.setattr(_time_loop, "_LONGEST_UNROLLED", 0)
     with tf.Graph().as_default() as graph:
         layer_of(is_train=is_train)(tf.zeros([TIME, BATCH, DEPTH]))
         kinds = [op.type for op in graph.get_operations()]
@@ -581,33 +599,30 @@ import sys
 import numpy as np
 {versions.IMPORT}
 import awd_lstm_tf
-path = sys.argv[1]
-tf.train.import_meta_graph(path + ".meta")
-loss = tf.get_collection("loss")[0]
-sources = tf.get_collection("sources")
-gradients = tf.gradients(loss, sources)
-with tf.Session() as session:
-    tf.train.Saver().restore(session, path)
-    np.savez(path, *session.run(gradients))
+for path in sys.argv[1:]:
+    tf.reset_default_graph()
+    tf.train.import_meta_graph(path + ".meta")
+    loss = tf.get_collection("loss")[0]
+    sources = tf.get_collection("sources")
+    gradients = tf.gradients(loss, sources)
+    with tf.Session() as session:
+        tf.train.Saver().restore(session, path)
+        np.savez(path, *session.run(gradients))
 """
+IMPORTED = {
+    "evaluation": dict(is_train=False),
+    "all": dict(use_peephole=True, cell_clip=0.3, forget_bias=0.5),
+}
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        dict(is_train=False),
-        dict(use_peephole=True, cell_clip=0.3, forget_bias=0.5),
-    ],
-    ids=["evaluation", "all"],
-)
-def test_an_imported_graph_has_the_same_gradient(
-    arguments, unrolling, tmp_path
-):
-    problem = Problem("float32", unrolling)
-    layer = layer_of(**arguments)
-    lengths = LENGTHS["ragged"] if "cell_clip" in arguments else None
+def saved_graph(path, unknown, name):
+    """Writes a graph with a loss; returns the gradients that it has here."""
+    problem = Problem("float32", unknown)
+    layer = layer_of(**IMPORTED[name])
     results = layer(
-        problem.inputs, problem.state_tuple(), sequence_length=lengths
+        problem.inputs,
+        problem.state_tuple(),
+        sequence_length=LENGTHS["ragged"] if name == "all" else None,
     )
     loss = problem.loss(*results)
     sources = [problem.inputs, *problem.state]
@@ -615,15 +630,23 @@ def test_an_imported_graph_has_the_same_gradient(
     for source in sources:
         tf.add_to_collection("sources", source)
     tf.add_to_collection("loss", loss)
-    path = str(tmp_path / "model")
     with tf.Session() as session:
         session.run(tf.global_variables_initializer())
         tf.train.Saver().save(session, path)
-        want = session.run(tf.gradients(loss, sources))
-    printed(IMPORT, path)
-    with np.load(path + ".npz") as have:
-        have = [have["arr_%d" % at] for at in range(len(want))]
-    assert oracles.same(have, want, 1e-6)
+        return session.run(tf.gradients(loss, sources))
+
+
+def test_imported_graphs_have_the_same_gradients(monkeypatch, tmp_path):
+    want = {}
+    for how, name in itertools.product(UNROLLINGS, IMPORTED):
+        path = str(tmp_path / (how + "_" + name))
+        with tf.Graph().as_default(), monkeypatch.context() as patch:
+            want[path] = saved_graph(path, unroll(how, patch), name)
+    printed(IMPORT, *want)
+    for path, gradients in want.items():
+        with np.load(path + ".npz") as have:
+            have = [have["arr_%d" % at] for at in range(len(gradients))]
+        assert oracles.same(have, gradients, 1e-6), path
 
 
 def in_a_function(call, *arguments):

@@ -231,7 +231,13 @@ def stack_bidirectional(new_cell, inputs, is_train):
     return outputs[:, -1]
 
 
-@pytest.mark.parametrize("make_cell", [dropping, drawing])
+# Some of these are slow for having a sister: with another mode, or among the
+# loops and sessions of test_masks.py.
+
+
+@pytest.mark.parametrize(
+    "make_cell", [dropping, pytest.param(drawing, marks=pytest.mark.slow)]
+)
 def test_dropout_wrapper(make_cell, tmp_path):
     assert_at_home(dropout_wrapper, tmp_path, make_cell)
 
@@ -246,10 +252,12 @@ def test_device_wrapper(tmp_path):
     assert_at_home(device_wrapper, tmp_path, options=dict(config=two))
 
 
+@pytest.mark.slow
 def test_multi_rnn_cell(tmp_path):
     assert_at_home(multi_rnn_cell, tmp_path)
 
 
+@pytest.mark.slow
 def test_bidirectional_dynamic_rnn(tmp_path):
     assert_at_home(bidirectional, tmp_path)
 
@@ -382,8 +390,11 @@ def test_custom_getter_of_normalized_weights(tmp_path):
 @pytest.mark.parametrize(
     "scope",
     [
-        dict(partitioner=tf.fixed_size_partitioner(3)),
-        dict(use_resource=False),
+        pytest.param(
+            dict(partitioner=tf.fixed_size_partitioner(3)),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(dict(use_resource=False), marks=pytest.mark.slow),
         dict(use_resource=True),
         dict(use_resource=True, partitioner=tf.fixed_size_partitioner(3)),
     ],
@@ -400,6 +411,7 @@ def test_variables(scope, tmp_path):
 # Sessions
 
 
+@pytest.mark.slow
 def test_monitored_training_session(tmp_path):
     evaluations = []
     for steps in (SOME, STEPS):  # the second goes on where the first ended
@@ -416,6 +428,7 @@ def test_monitored_training_session(tmp_path):
     assert oracles.same(evaluations[3], stock_evaluation(plain, checkpoint))
 
 
+@pytest.mark.slow
 def test_supervisor(tmp_path):
     evaluations = []
     for steps in (SOME, STEPS):

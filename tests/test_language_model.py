@@ -65,10 +65,12 @@ def test_a_run(language_model, run, text_file, tmp_path):
         ]
     bars = re.findall(r"(\S*LSTM): 100%", run.bars)
     assert set(bars) == {"LSTM", "AWD-LSTM"}
+    assert_summaries_show_masks(tmp_path)
+    _, held_out, _ = language_model.load(str(text_file))
+    assert_last_loss_is_that_of_numpy(tmp_path, held_out)
 
 
-def test_summaries(run, tmp_path):
-    run()
+def assert_summaries_show_masks(tmp_path):
     (path,) = glob.glob(str(tmp_path / "out/AWD-LSTM-*/events.*"))
     events = tf.train.summary_iterator(path)
     values = [x for event in events for x in event.summary.value]
@@ -82,16 +84,32 @@ def test_summaries(run, tmp_path):
     }
 
 
+def assert_last_loss_is_that_of_numpy(tmp_path, pairs):
+    of = checkpoint_of("AWD-LSTM", tmp_path / "out")
+    c = h = np.zeros(8)
+    losses = []
+    for word, following in pairs:
+        inputs = np.concatenate([of["model/embedding"][word], h])
+        gates = inputs @ of["model/lstm/kernel"] + of["model/lstm/bias"]
+        i, j, f, o = np.split(gates, 4)
+        i, f, o = (1 / (1 + np.exp(-x)) for x in (i, f + 1, o))
+        c = f * c + i * np.tanh(j)
+        h = o * np.tanh(c)
+        p = np.exp(of["model/embedding"] @ h + of["model/bias"])
+        losses.append(-np.log(p[following] / p.sum()))
+    np.testing.assert_allclose(of["curve"][-1], np.mean(losses), rtol=1e-5)
+
+
 def test_goes_on_where_it_was_broken_off(
     language_model, run, tmp_path, monkeypatch
 ):
     """And the LSTM, which draws nothing, ends with the same weights."""
     make_session = tf.train.MonitoredTrainingSession
-    update, done = language_model.tqdm.tqdm.update, []
+    update, done, stops = language_model.tqdm.tqdm.update, [], [20]
 
     def interrupted(bar):
         done.append(bar.n)
-        if len(done) == 20:
+        if len(done) in stops:
             raise KeyboardInterrupt
         update(bar)
 
@@ -115,26 +133,9 @@ def test_goes_on_where_it_was_broken_off(
     steps = len(done)
     assert run() == broken  # all is done
     assert len(done) == steps
-    run("--seed=2")  # another training
-    assert len(done) > steps
-
-
-def test_the_loss_is_that_of_numpy(language_model, run, text_file, tmp_path):
-    run()
-    _, pairs, _ = language_model.load(str(text_file))
-    of = checkpoint_of("AWD-LSTM", tmp_path / "out")
-    c = h = np.zeros(8)
-    losses = []
-    for word, following in pairs:
-        inputs = np.concatenate([of["model/embedding"][word], h])
-        gates = inputs @ of["model/lstm/kernel"] + of["model/lstm/bias"]
-        i, j, f, o = np.split(gates, 4)
-        i, f, o = (1 / (1 + np.exp(-x)) for x in (i, f + 1, o))
-        c = f * c + i * np.tanh(j)
-        h = o * np.tanh(c)
-        p = np.exp(of["model/embedding"] @ h + of["model/bias"])
-        losses.append(-np.log(p[following] / p.sum()))
-    np.testing.assert_allclose(of["curve"][-1], np.mean(losses), rtol=1e-5)
+    stops.append(steps + 1)
+    with pytest.raises(KeyboardInterrupt):
+        run("--seed=2")  # another training
 
 
 def test_reads_what_the_trainer_reads(language_model, text_data):

@@ -7,7 +7,7 @@ import pytest
 import versions
 from versions import tf
 
-from awd_lstm_tf import NTASGDOptimizer, nt_asgd
+from awd_lstm_tf import NTASGDOptimizer, _averages
 
 STATE = [
     "best",
@@ -837,7 +837,7 @@ def test_finalized_graph(open_session):
 def test_training_without_validation_says_so_once(
     open_session, monkeypatch, capfd
 ):
-    monkeypatch.setattr(nt_asgd, "_PATIENCE", 3)
+    monkeypatch.setattr(_averages, "_PATIENCE", 3)
     fed = Fed(open_session())
     for _ in range(8):
         fed.step(np.zeros([2, 3]))

@@ -2,10 +2,13 @@
 
 import ast
 import importlib
+import inspect
+import json
 import os
 import pathlib
 import pkgutil
 import re
+import statistics
 import subprocess
 import sys
 import textwrap
@@ -98,48 +101,42 @@ def test_submodule_is_importable(submodule):
     assert importlib.import_module(submodule).__doc__
 
 
-def test_star_import_brings_the_public_names_alone():
-    names = outcome(
-        """
-        before = set(dir()) | {"before"}
-        from awd_lstm_tf import *
-        print(" ".join(sorted(set(dir()) - before)))
-        """
-    )
-    assert names.split() == awd_lstm_tf.__all__
-
-
 # Imports.
+
+IMPORTS = f"""
+import json, re, sys, warnings
+import tensorflow
+warnings.simplefilter("error")
+before = set(dir()) | {{"before"}}
+from awd_lstm_tf import *
+names = sorted(set(dir()) - before)
+import {", ".join(SUBMODULES)}
+"""
 
 SHOW_CONTRIB = """
 contrib = re.compile(r"tensorflow.*[.]contrib[.]")
-print(list(filter(contrib.match, sys.modules)))
+print(json.dumps([names, list(filter(contrib.match, sys.modules))]))
 """
 
 
-def test_import_leaves_tf_contrib_alone():
-    modules = ", ".join(["re, sys, awd_lstm_tf"] + SUBMODULES)
-    assert outcome(f"import {modules}" + SHOW_CONTRIB) == "[]"
+@pytest.mark.smoke
+def test_import_is_silent_and_leaves_tf_contrib_alone():
+    done = run_python(IMPORTS + SHOW_CONTRIB)
+    assert done.returncode == 0, done.stderr
+    assert "awd_lstm_tf" not in done.stderr
+    (line,) = done.stdout.splitlines()
+    names, contrib = json.loads(line)
+    assert contrib == []
+    assert names == awd_lstm_tf.__all__  # and no others, by a star
 
 
 @versions.needs_contrib
 def test_an_import_of_tf_contrib_would_be_noticed():
-    shown = outcome("import re, sys, tensorflow.contrib.rnn" + SHOW_CONTRIB)
-    assert "tensorflow.contrib.rnn" in shown
-
-
-@pytest.mark.smoke
-def test_import_is_silent():
-    done = run_python(
-        """
-        import warnings
-        import tensorflow
-        warnings.simplefilter("error")
-        import awd_lstm_tf
-        """
+    shown = outcome(
+        "import json, re, sys, tensorflow.contrib.rnn; names = []"
+        + SHOW_CONTRIB
     )
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert "awd_lstm_tf" not in done.stderr
+    assert "tensorflow.contrib.rnn" in shown
 
 
 FIRST_USE = f"""
@@ -301,6 +298,80 @@ def test_one_module_alone_knows_of_versions_and_it_is_short():
     text = re.sub('"""(.|\n)*?"""', "", text)
     code = [line.partition("#")[0].strip() for line in text.splitlines()]
     assert len(list(filter(None, code))) <= 200
+
+
+# How the package is built.
+
+SOURCES = sorted(pathlib.Path(awd_lstm_tf.__file__).parent.glob("*.py"))
+
+
+def body_sizes(path):
+    """Pairs of each function of a file and its lines, without docstring."""
+    text = path.read_text(encoding="utf-8")
+    lines, sizes = text.splitlines(True), []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            block = inspect.getblock(lines[node.lineno - 1 :])
+            end = node.lineno + len(block)
+            body = node.body[bool(ast.get_docstring(node)) :]
+            size = end - body[0].lineno if body else 0
+            sizes.append((node.name, size))
+    return sizes
+
+
+def own_imports(path):
+    """The modules of the package that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            package, _, module = node.module.partition(".")
+            if package == "awd_lstm_tf":
+                found |= {module} if module else {n.name for n in node.names}
+    return found
+
+
+def floors(imports):
+    """Modules in the order in which all that one imports comes before it."""
+    below = []
+    while len(below) < len(imports):
+        floor = [
+            name
+            for name in sorted(set(imports) - set(below))
+            if imports[name] <= set(below)
+        ]
+        assert floor, f"circle in {sorted(set(imports) - set(below))}"
+        below += floor
+    return below
+
+
+def test_files_and_functions_are_short():
+    sizes = []
+    for path in SOURCES:
+        count = len(path.read_text(encoding="utf-8").splitlines())
+        assert count <= 500, path.name
+        sizes += [(path.name, *each) for each in body_sizes(path)]
+    assert len(sizes) > 300
+    assert not [each for each in sizes if each[-1] > 40]
+    assert statistics.median(size for *_, size in sizes) <= 6
+
+
+def test_imports_within_the_package_go_one_way():
+    imports = {path.stem: own_imports(path) for path in SOURCES}
+    assert floors(imports)[-1] == "__init__"
+    assert not imports["_versions"]
+    assert imports["_checks"] == {"_versions"}
+
+
+def test_long_functions_and_circles_would_be_noticed(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(
+        "from awd_lstm_tf import other\n@f\ndef g():\n"
+        "    '''Says\n\n    so.\n    '''\n" + "    g(\n    )\n" * 21
+    )
+    assert body_sizes(path) == [("g", 42)]
+    imports = {"module": own_imports(path), "other": {"module"}}
+    with pytest.raises(AssertionError, match="circle"):
+        floors(imports)
 
 
 # Metadata. The four pins: without the first TensorFlow does not import, without

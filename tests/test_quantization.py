@@ -2,6 +2,7 @@
 
 import itertools
 
+import grids
 import numpy as np
 import pytest
 import versions
@@ -161,7 +162,9 @@ def trains(open_session, loop, drop, form, steps=80):
         ("static_rnn", "use_vd", "peepholes"),
         ("bidirectional", "auto_update", "num_proj"),
         ("single_step", "no_drop", "two_layers"),
-        ("dynamic_rnn", "use_vd", "two_layers"),
+        pytest.param(
+            *("dynamic_rnn", "use_vd", "two_layers"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_snippet_trains(open_session, loop, drop, form):
@@ -217,10 +220,9 @@ def leaves_the_cell_alone(rewriter, loop, arguments):
     assert len(fake_quants()) == count + 4
 
 
-@pytest.mark.parametrize("arguments", CELLS, ids=str)
-@pytest.mark.parametrize("loop", LOOPS)
-def test_rewriter_leaves_the_cell_alone(loop, arguments):
-    leaves_the_cell_alone("create_training_graph", loop, arguments)
+@pytest.mark.parametrize("loop, cell", grids.singles(LOOPS, range(len(CELLS))))
+def test_rewriter_leaves_the_cell_alone(loop, cell):
+    leaves_the_cell_alone("create_training_graph", loop, CELLS[cell])
 
 
 @pytest.mark.smoke
@@ -350,8 +352,12 @@ def test_step_is_numpys(open_session, form):
     [
         ("dynamic_rnn", "no_drop", "peepholes"),
         ("static_rnn", "use_vd", "num_proj"),
-        ("bidirectional", "no_drop", "plain"),
-        ("single_step", "use_vd", "peepholes"),
+        pytest.param(
+            *("bidirectional", "no_drop", "plain"), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            *("single_step", "use_vd", "peepholes"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_quantizes_from_the_delay_on(open_session, loop, drop, form):
@@ -473,17 +479,17 @@ def test_is_train_tensor_learns_or_freezes(open_session, loop, drop):
     np.testing.assert_array_equal(evaluated, expected)
 
 
-@pytest.mark.parametrize("loop", ["dynamic_rnn", "static_rnn"])
+SCOPES = {
+    "resource": dict(use_resource=True),
+    "partitioned": dict(partitioner=tf.fixed_size_partitioner(2)),
+}
+
+
 @pytest.mark.parametrize(
-    "scope",
-    [
-        dict(use_resource=True),
-        dict(partitioner=tf.fixed_size_partitioner(2)),
-    ],
-    ids=["resource", "partitioned"],
+    "loop, kind", grids.singles(["dynamic_rnn", "static_rnn"], list(SCOPES))
 )
-def test_all_kinds_of_variables(open_session, loop, scope):
-    found = []
+def test_all_kinds_of_variables(open_session, loop, kind):
+    scope, found = SCOPES[kind], []
     for arguments in (dict(), scope):
         tf.reset_default_graph()
         with tf.variable_scope("model", **arguments):

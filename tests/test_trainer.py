@@ -1,11 +1,13 @@
 """benchmarks/trainer.py: steps, epochs, evaluation, resuming."""
 
+import itertools
 import pathlib
 import signal
 import subprocess
 import sys
 import time
 
+import grids
 import numpy as np
 import pytest
 from tiny_runs import TINY, read, windows_of
@@ -234,15 +236,14 @@ def test_keeps_the_best_epoch(start_run, monkeypatch):
 # Interruptions.
 
 
+# Of nt_asgd, the test after this one resumes a run, too.
 @pytest.mark.parametrize(
-    "stop_at",
-    [
-        pytest.param(1, marks=pytest.mark.slow),
-        25,
-        pytest.param(60, marks=pytest.mark.slow),
-    ],
+    "optimizer, stop_at",
+    grids.thinned(
+        list(itertools.product(["adam", "nt_asgd"], [1, 25, 60])),
+        [("adam", 25)],
+    ),
 )
-@pytest.mark.parametrize("optimizer", ["adam", "nt_asgd"])
 def test_resuming_after_ctrl_c_ends_where_an_unbroken_run_does(
     optimizer,
     stop_at,

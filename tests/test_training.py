@@ -5,6 +5,7 @@ import subprocess
 import sys
 import weakref
 
+import grids
 import numpy as np
 import oracles
 import pytest
@@ -119,29 +120,34 @@ EAGER = f"""
 {versions.IMPORT.partition("tf.disable")[0]}
 tf.enable_eager_execution()
 import awd_lstm_tf
-try:
-    awd_lstm_tf.training_phase()
-except ValueError as error:
-    print(error)
+cell = awd_lstm_tf.WeightDropLSTMCell(4)
+outputs, _ = cell(tf.ones([1, 3]), cell.zero_state(1, tf.float32))
+print(outputs.shape)
+for refused in (
+    awd_lstm_tf.training_phase,
+    lambda: awd_lstm_tf.WeightDropLSTMCell(4, weight_drop_kr=0.5),
+):
+    try:
+        refused()
+    except ValueError as error:
+        print(error)
 with tf.Graph().as_default():
     print(awd_lstm_tf.training_phase().dtype)
 """
 
 
-def printed(program):
-    """The lines that another process prints."""
+def test_eager_mode_has_no_phase_and_no_weight_drop():
     answer = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
+        [sys.executable, "-W", "ignore", "-c", EAGER],
         stdout=subprocess.PIPE,
         check=True,
     )
-    return answer.stdout.decode().splitlines()
-
-
-def test_eager_mode_has_no_phase():
-    assert printed(EAGER) == [
+    assert answer.stdout.decode().splitlines() == [
+        "(1, 4)",
         "`training_phase()` needs a graph, got eager execution: build the "
         "model in a `tf.Graph`.",
+        "`weight_drop_kr` below 1.0 needs a graph, got eager execution: build "
+        "the model in a `tf.Graph`, or keep the rate at 1.0.",
         "<dtype: 'bool'>",
     ]
 
@@ -250,15 +256,19 @@ def loaded(model, tmp_path):
     return tf.keras.models.load_model(path)
 
 
-@pytest.mark.parametrize("road", [cloned, from_json, loaded])
-@pytest.mark.parametrize("kind", sorted(LAYERS))
+ROADS = dict(cloned=cloned, from_json=from_json, loaded=loaded)
+
+
+@pytest.mark.parametrize(
+    "kind, road", grids.singles(sorted(LAYERS), sorted(ROADS))
+)
 def test_copies_of_keras_models_drop_in_training_alone(kind, road, tmp_path):
     backend.clear_session()
     inputs = oracles.inputs_value()
     model = keras_model(LAYERS[kind]())
     need = model.predict(inputs)
     with tf.keras.utils.custom_object_scope(CUSTOM):
-        copy = road(model, tmp_path)
+        copy = ROADS[road](model, tmp_path)
     assert np.array_equal(model.predict(inputs), need)
     assert np.allclose(copy.predict(inputs), need, atol=1e-6)
     in_training = backend.function(
@@ -393,8 +403,7 @@ def lengths_of_runs(seen):
     return [after - before for before, after in zip(ends, ends[1:])]
 
 
-@pytest.mark.parametrize("step", [True, False])
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every, step", [(1, True), (3, True), (3, False)])
 def test_masks_are_redrawn_every_n_steps(every, step, tmp_path):
     net = Net(step=step)
     hooks = [MaskUpdateHook(net.owners, every)]

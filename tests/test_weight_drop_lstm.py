@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 
+import grids
 import numpy as np
 import oracles
 import pytest
@@ -110,9 +111,16 @@ EQUAL = [
     )
     if loop == "dynamic_rnn" or arguments in ("default", "all")
 ]
+# Each argument without a mode; all of them in each loop, with and without one.
+QUICK = [(None, arguments, "dynamic_rnn") for arguments in ARGUMENTS]
+QUICK += itertools.product([None], ["all"], oracles.LOOPS)
+QUICK += zip(sorted(MODES), ["default"] * 3, ["dynamic_rnn"] * 3)
+QUICK += zip(
+    sorted(MODES), ["all"] * 3, ["bidirectional", "multi_3", "static_rnn"]
+)
 
 
-@pytest.mark.parametrize("mode, arguments, loop", EQUAL)
+@pytest.mark.parametrize("mode, arguments, loop", grids.thinned(EQUAL, QUICK))
 def test_is_lstm_cell(mode, arguments, loop):
     own = dict(MODES[mode], is_train=False) if mode else {}
     mine = Model(ours(ARGUMENTS[arguments], **own), loop)
@@ -126,14 +134,17 @@ def test_is_lstm_cell(mode, arguments, loop):
         assert cell.kept_fraction is None and cell.mask_changed is None
 
 
-# Each argument with one mode, in turn, and those that matter with all.
-SWITCHED = sorted(
-    set(zip(sorted(ARGUMENTS), itertools.cycle(sorted(MODES))))
-    | set(itertools.product(["default", "all"], MODES))
+# Those that change the graph that the mask is in.
+CHANGING = "default peepholes num_proj proj_clip state_is_tuple activation all"
+
+
+@pytest.mark.parametrize(
+    "arguments, mode",
+    grids.thinned(
+        list(itertools.product(sorted(ARGUMENTS), sorted(MODES))),
+        list(zip(CHANGING.split(), itertools.cycle(sorted(MODES)))),
+    ),
 )
-
-
-@pytest.mark.parametrize("arguments, mode", SWITCHED)
 def test_is_train_tensor_switches_at_run_time(arguments, mode):
     _, expected = run_stock(arguments)
     arguments = ARGUMENTS[arguments]
@@ -186,9 +197,11 @@ def test_constructor_takes_lstm_cells_arguments_by_position():
 
 @pytest.mark.smoke
 @pytest.mark.parametrize(
-    "arguments", ["default", "peepholes", "num_proj", "all"]
+    "arguments, mode",
+    grids.singles(
+        ["default", "peepholes", "num_proj", "all"], ["use_vd", "auto_update"]
+    ),
 )
-@pytest.mark.parametrize("mode", ["use_vd", "auto_update"])
 def test_masked_step_is_lstm_cell_on_the_masked_kernel(mode, arguments):
     arguments = ARGUMENTS[arguments]
     mine = Model(ours(arguments, input_size=DEPTH, **MODES[mode]))
@@ -440,8 +453,9 @@ def test_subclass_is_named_after_itself_as_lstm_cells_are():
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("mode", sorted(MODES))
-@pytest.mark.parametrize("from_stock", [True, False])
+@pytest.mark.parametrize(
+    "from_stock, mode", grids.singles([True, False], sorted(MODES))
+)
 def test_checkpoints_pass_both_ways(from_stock, mode, tmp_path):
     makers = [stock({}), ours({}, input_size=DEPTH, **MODES[mode])]
     if not from_stock:
@@ -556,38 +570,6 @@ def test_deepcopy_has_a_mask_of_its_own(mode):
     assert not np.array_equal(first, second)
     if mode == "use_vd":
         assert np.all(second == 1)
-
-
-# Errors
-
-
-EAGER = f"""
-{versions.IMPORT.partition("tf.disable")[0]}
-tf.enable_eager_execution()
-import awd_lstm_tf
-cell = awd_lstm_tf.WeightDropLSTMCell(4)
-outputs, _ = cell(tf.ones([1, 3]), cell.zero_state(1, tf.float32))
-assert outputs.shape == (1, 4)
-try:
-    awd_lstm_tf.WeightDropLSTMCell(4, weight_drop_kr=0.5)
-except ValueError as error:
-    print(error)
-"""
-
-
-def test_eager_mode_with_weight_drop_is_an_error():
-    import subprocess
-    import sys
-
-    answer = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", EAGER],
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    assert answer.stdout.decode().strip() == (
-        "`weight_drop_kr` below 1.0 needs a graph, got eager execution: build "
-        "the model in a `tf.Graph`, or keep the rate at 1.0."
-    )
 
 
 # In TensorFlow's own harnesses

@@ -3,6 +3,7 @@
 import copy
 import re
 
+import grids
 import numpy as np
 import oracles
 import pytest
@@ -209,8 +210,18 @@ def stock(name, values):
 # What is computed
 
 
+# Slow are those that differ from another of their kind in their equations.
+SISTERS = ("basic_lstm", "convolution", "keras_over_time")
+
+
 @pytest.mark.smoke
-@pytest.mark.parametrize("name", sorted(LAYERS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SISTERS else name
+        for name in sorted(LAYERS)
+    ],
+)
 def test_stock_layer_on_masked_kernels(name, open_session, seed):
     made = Wrapped(name, seed=seed, **HELD)
     session = initialized(open_session())
@@ -256,8 +267,10 @@ def test_standard_dropout_draws_at_each_call(open_session):
     assert np.array_equal(values[:, 1], 4 * values[:, 0])
 
 
-@pytest.mark.parametrize("auto_update", [False, True])
-@pytest.mark.parametrize("name", ["gru", "lstm", "attention", "keras_lstm"])
+@pytest.mark.parametrize(
+    "name, auto_update",
+    grids.singles(["gru", "lstm", "attention", "keras_lstm"], [False, True]),
+)
 def test_masked_once_outside_the_loop(name, auto_update):
     made = Wrapped(name, **dict(HELD, auto_update=auto_update))
     products = [
@@ -344,9 +357,12 @@ def test_control_flow_v2(name, open_session, seed, control_flow_v2):
 # is_train, keep rates
 
 
-@pytest.mark.parametrize("name", ["gru", "stack", "dense", "function"])
-@pytest.mark.parametrize("keep_rate, is_train", [(0.5, False), (1.0, True)])
-def test_nothing_to_drop_is_the_stock_graph(name, keep_rate, is_train):
+@pytest.mark.parametrize(
+    "name, why",
+    grids.singles(["gru", "stack", "dense", "function"], ["mode", "rate"]),
+)
+def test_nothing_to_drop_is_the_stock_graph(name, why):
+    keep_rate, is_train = (0.5, False) if why == "mode" else (1.0, True)
     make, call, _ = LAYERS[name]
     drop = WeightDropWrapper(
         make(), keep_rate, use_vd=True, is_train=is_train, names="none at all"
@@ -363,8 +379,7 @@ def test_nothing_to_drop_is_the_stock_graph(name, keep_rate, is_train):
     assert drop.get_vd_update_op() == drop.get_vd_reset_op() == []
 
 
-@pytest.mark.parametrize("auto_update", [False, True])
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name, auto_update", grids.singles(FEW, [False, True]))
 def test_is_train_tensor_and_keep_rate_tensor(name, auto_update, open_session):
     is_train = tf.placeholder(tf.bool, [])
     rate = tf.placeholder_with_default(0.5, [])
@@ -397,8 +412,9 @@ def test_switch_of_the_graph(open_session):
 # The variables are the stock ones
 
 
-@pytest.mark.parametrize("name", sorted(LAYERS))
-@pytest.mark.parametrize("resource", [False, True])
+@pytest.mark.parametrize(
+    "name, resource", grids.singles(sorted(LAYERS), [False, True])
+)
 def test_names_and_kinds_are_stock(name, resource):
     make, call, _ = LAYERS[name]
 

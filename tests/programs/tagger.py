@@ -64,10 +64,13 @@ def main():
     tf.set_random_seed(1)
     training = dataset(1000, 1, flags.batch_size).shuffle(10, 1).repeat()
     held_out = dataset(100, 2, 50)
-    iterator = tf.data.Iterator.from_structure(
-        training.output_types, training.output_shapes
-    )
-    words, tags = iterator.get_next()
+    # One for each: TensorFlow 1.13 may hang where a generator that has not come
+    # to its end is put out of an iterator by another one.
+    iterators = [x.make_initializable_iterator() for x in (training, held_out)]
+    handle = tf.placeholder(tf.string, [])
+    words, tags = tf.data.Iterator.from_string_handle(
+        handle, training.output_types, training.output_shapes
+    ).get_next()
     is_training = tf.placeholder_with_default(False, [])
     loss, right, count = build(words, tags, is_training, flags)
     global_step = tf.train.get_or_create_global_step()
@@ -77,11 +80,12 @@ def main():
     saver = tf.train.Saver()
 
     def evaluate(session):
-        session.run(iterator.make_initializer(held_out, "held_out"))
+        session.run(iterators[1].initializer)
         totals = np.zeros(3)
         try:
             while True:
-                values = np.array(session.run([loss, right, count]))
+                values = session.run([loss, right, count], {handle: handles[1]})
+                values = np.array(values)
                 totals += values * [values[2], 1, 1]
         except tf.errors.OutOfRangeError:
             step = session.run(global_step)
@@ -94,12 +98,14 @@ def main():
             saver.restore(session, checkpoint)
         else:
             session.run(tf.global_variables_initializer())
+        handles = session.run([each.string_handle() for each in iterators])
         evaluate(session)
-        session.run(iterator.make_initializer(training))
+        session.run(iterators[0].initializer)
         writer = tf.summary.FileWriter(flags.model_dir, session.graph)
         for _ in range(flags.steps):
             summary, step, _ = session.run(
-                [summaries, global_step, train_op], {is_training: True}
+                [summaries, global_step, train_op],
+                {is_training: True, handle: handles[0]},
             )
             writer.add_summary(summary, step)
         writer.close()

@@ -1,0 +1,236 @@
+"""Other weights in a layer, for the time of a call.
+
+A layer is taken apart into the layers in its attributes; what they hold, what
+they build and what they get by `tf.get_variable` is swapped, and put back.
+"""
+
+import contextlib
+import functools
+import re
+import sys
+
+from tensorflow.python.ops import variables
+
+from awd_lstm_tf import _versions
+from awd_lstm_tf._versions import tf
+
+# Where a layer keeps account of its weights, and of layers not its own.
+_BOOKS = re.compile(
+    "_(trainable_weights|non_trainable_weights|unconditional|self_uncond|"
+    "inbound|outbound|self_name_based)"
+)
+
+
+class Run(object):
+    """One call: masked weights in the place of variables.
+
+    Args:
+      chosen: function of a variable's name, whether to mask it.
+      masked: function of a variable, its masked weights.
+      layers: set of the layers that are made in calls.
+      stack: `ExitStack` of the call.
+    """
+
+    def __init__(self, chosen, masked, layers, stack):
+        self._chosen, self._mask, self._layers = chosen, masked, layers
+        self._stack = stack
+        self._building = 0
+        self._handed = []  # pairs of tensor and variable
+        self.masked, self.seen = False, set()
+
+    def _of(self, value):
+        if not _is_trained(value):
+            return value
+        name = name_of(value)
+        self.seen.add(name)
+        if not self._chosen(name):
+            return value
+        self.masked = True
+        return self._mask(value)
+
+    def swap(self, layer, stack):
+        """Puts masked weights in `layer` until `stack` is closed."""
+        for part in _parts(layer):
+            attributes = vars(part)
+            for name, value in list(attributes.items()):
+                if _BOOKS.match(name):
+                    continue
+                new = _mapped(self._of, value)
+                if new is not value:
+                    stack.callback(attributes.__setitem__, name, value)
+                    attributes[name] = new
+            if getattr(part, "built", True) is False:
+                self._swap_when_built(part, stack)
+
+    def _swap_when_built(self, part, stack):
+        build, attributes = part.build, vars(part)
+
+        def build_and_swap(*args, **kwargs):
+            attributes.pop("build", None)
+            self._building += 1
+            try:
+                build(*args, **kwargs)
+            finally:
+                self._building -= 1
+            self.swap(part, stack)
+
+        attributes["build"] = build_and_swap
+        stack.callback(attributes.pop, "build", None)
+
+    def _swap_when_called(self, layer):
+        """Does so in each call of a layer, until the run ends."""
+        attributes = vars(layer)
+        if "call" in attributes:
+            return
+        call = layer.call
+
+        @_versions.as_written
+        def call_swapped(*args, **kwargs):
+            with contextlib.ExitStack() as stack:
+                self.swap(layer, stack)
+                return call(*args, **kwargs)
+
+        attributes["call"] = call_swapped
+        self._stack.callback(attributes.pop, "call", None)
+
+    @contextlib.contextmanager
+    def getting(self):
+        """Has what is gotten by `tf.get_variable` masked."""
+        # No scope is opened for it: layers remember those that they are called
+        # in, and default names are counted on in each
+        # (test_weight_drop_wrapper.py::test_functions_in_one_scope).
+        scope, active = tf.get_variable_scope(), [True]
+        before = scope.custom_getter
+        names = tf.get_default_graph().get_name_scope()
+
+        def get_masked(getter, *args, **kwargs):
+            if before is not None:
+                getter = functools.partial(before, getter)
+            variable = getter(*args, **kwargs)
+            if not active:  # a layer remembers its scope's getter, too
+                return variable
+            with tf.name_scope(names + "/" if names else None):
+                return self._gotten(variable)
+
+        scope.set_custom_getter(get_masked)
+        try:
+            yield
+        finally:
+            active.clear()
+            scope.set_custom_getter(before)
+
+    def _gotten(self, variable):
+        masked, layers = variable, _layers_in_frames(*_BUILDING)
+        if not self._building:
+            self._layers.update(layers or _layers_in_frames(*_GETTING))
+            if layers:  # to which it is a variable, with a regularizer
+                self._swap_when_called(layers[0])
+            else:
+                masked = self._of(variable)
+        self._handed.append((masked, variable))
+        return masked
+
+    def put_back(self, *layers):
+        """Has layers that kept what they got keep the variables."""
+        for layer in layers:
+            for part in _parts(layer):
+                for name, value in list(vars(part).items()):
+                    new = _mapped(self._variable_of, value)
+                    if new is not value:
+                        vars(part)[name] = new
+                self._keep_books(vars(part))
+
+    def _variable_of(self, value):
+        for tensor, variable in self._handed:
+            if value is tensor:
+                return variable
+        return value
+
+    def _keep_books(self, attributes):
+        # A cell takes what is masked for a weight that is not trained, and
+        # notes it after those that are
+        # (test_weight_drop_wrapper.py::test_names_and_kinds_are_stock).
+        handed = list(enumerate(self._handed))
+        order = {id(each): at for at, (_, each) in reversed(handed)}
+        others = attributes.get("_non_trainable_weights", [])
+        trained = attributes.get("_trainable_weights", [])
+        for each in [v for v in others if id(v) in order and _is_trained(v)]:
+            others[:] = [other for other in others if other is not each]
+            if all(each is not known for known in trained):
+                trained.append(each)
+        trained.sort(key=lambda variable: order.get(id(variable), -1))
+
+
+def _is_variable(value):
+    partitioned = isinstance(value, variables.PartitionedVariable)
+    is_one = hasattr(value, "assign") and hasattr(value, "initializer")
+    return partitioned or (is_one and hasattr(value, "dtype"))
+
+
+def _is_trained(value):
+    if not _is_variable(value) or not value.dtype.is_floating:
+        return False
+    if isinstance(value, variables.PartitionedVariable):
+        value = list(value)[0]
+    trained = getattr(value, "trainable", None)
+    if trained is None:  # TensorFlow 1.11
+        trained = any(value is each for each in tf.trainable_variables())
+    return trained
+
+
+def name_of(variable):
+    return variable.name.partition(":")[0]
+
+
+def _mapped(function, value):
+    """`value`, or if it is a container what is in it, mapped."""
+    if type(value) is dict:
+        new = {key: _mapped(function, each) for key, each in value.items()}
+        changed = any(new[key] is not value[key] for key in new)
+        return new if changed else value
+    if isinstance(value, list) or type(value) is tuple:
+        new = [_mapped(function, each) for each in value]
+        changed = any(a is not b for a, b in zip(new, value))
+        return (
+            type(value)(new)
+            if changed and type(value) is tuple
+            else (new if changed else value)
+        )
+    return function(value)
+
+
+def _parts(layer, found=None):
+    """A layer, and the layers in its attributes, each once."""
+    found = [] if found is None else found
+    if hasattr(layer, "__dict__") and all(layer is not each for each in found):
+        found.append(layer)
+        for name, value in list(vars(layer).items()):
+            if not _BOOKS.match(name):
+                for each in _layers_in(value):
+                    _parts(each, found)
+    return found
+
+
+def _layers_in(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [layer for each in value for layer in _layers_in(each)]
+    # `_Linear` is a helper of tf.contrib's cells.
+    is_layer = _versions.is_layer(value) or type(value).__name__ == "_Linear"
+    return [value] if is_layer else []
+
+
+# The methods of layers, and of cells, that get a variable.
+_BUILDING = ("add_weight", "add_variable")
+_GETTING = ("_rnn_get_variable",)
+
+
+def _layers_in_frames(*methods):
+    """The layers that are in one of these methods now, the innermost first."""
+    found, frame = [], sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in methods:
+            found.append(frame.f_locals.get("self"))
+        frame = frame.f_back
+    return [layer for layer in found if _versions.is_layer(layer)]
