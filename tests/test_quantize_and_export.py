@@ -44,7 +44,6 @@ def test_tiny_run(quantize_and_export, tmp_path, capsys, tied):
         assert "Arena of TFLite Micro: " in printed
 
 
-@versions.needs_contrib
 def test_array_holds_the_model(quantize_and_export, tmp_path):
     content = bytes(range(256)) * 3
     stem = str(tmp_path / "model_int16x8")
@@ -57,7 +56,6 @@ def test_array_holds_the_model(quantize_and_export, tmp_path):
     assert "5296 bytes" in (tmp_path / "model_int16x8.h").read_text()
 
 
-@versions.needs_contrib
 def test_too_little_text(quantize_and_export, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("too short")

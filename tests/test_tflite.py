@@ -82,31 +82,37 @@ def halves_up(batch):
     """How TFLite rounds halves in its products with kernel and projection.
 
     In TensorFlow 1.15 the product of one row rounds them up. In 1.13 all of
-    them round halves away from zero.
+    them round halves away from zero. For those of 2.x see test_runtimes.py.
     """
-    one_row = tf.__version__ >= "1.14" and batch == 1
+    one_row = (1, 14) <= versions.VERSION < (2,) and batch == 1
     return one_row, one_row
 
 
+def rounding(step):
+    """By how much 2.x may be off in h and c, from equal states."""
+    if versions.VERSION < (2,):
+        return 0, 0
+    projected = step.new_h.shape != step.new_c.shape
+    return 1 + projected, 8  # see test_runtimes.py; a projection adds up
+
+
 def mismatches(step, sequences, steps):
-    """Of the model and the reference, each going its own way; and how many."""
+    """Of the model and the reference, from equal states; and how many."""
     model, expected = Integers(convert(step)), reference(step)
     random = np.random.RandomState(3)
     wrong = count = 0
     for _ in range(sequences):
         h = np.full(step.h.shape.as_list(), 128, np.uint8)
         c = np.zeros(step.c.shape.as_list(), np.int16)
-        expected_h, expected_c = h, c
         for _ in range(steps):
             inputs = random.randint(0, 256, step.inputs.shape.as_list())
             inputs = inputs.astype(np.uint8)
             new = model.run(inputs=inputs, c=c, h=h)
-            h, c = new["new_h"], new["new_c"]
-            expected_h, expected_c = expected.step(
-                inputs, expected_h, expected_c
-            )
-            wrong += np.sum(h != expected_h) + np.sum(c != expected_c)
-            count += h.size + c.size
+            h, c = expected.step(inputs, h, c)
+            found = [new["new_h"], new["new_c"]]
+            for have, need, near in zip(found, [h, c], rounding(step)):
+                off = np.abs(have.astype(np.int64) - need.astype(np.int64))
+                wrong, count = wrong + np.sum(off > near), count + off.size
     return wrong, count
 
 

@@ -152,7 +152,11 @@ def test_eager_mode_has_no_phase_and_no_weight_drop():
     ]
 
 
-@pytest.mark.parametrize("first", [training_phase, backend.learning_phase])
+@pytest.mark.parametrize(
+    "first",
+    [training_phase, lambda: backend.learning_phase()],
+    ids=["ours", "keras"],
+)
 def test_graphs_of_keras_are_freed(first):
     backend.clear_session()
 

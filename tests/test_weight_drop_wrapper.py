@@ -17,7 +17,7 @@ UNITS = 4
 HELD = dict(weight_drop_kr=0.5, use_vd=True)
 DRAWN = dict(HELD, auto_update=True)
 
-cells, keras = tf.nn.rnn_cell, tf.keras.layers
+cells, keras = versions.rnn_cell, tf.keras.layers
 
 
 # ---------------------------------------------------------------------------
@@ -751,18 +751,18 @@ def half(w):
     return 0.5 * w
 
 
-@pytest.mark.parametrize("make", [tf.layers.Dense, keras.Dense])
+@pytest.mark.parametrize("layers", [tf.layers, keras], ids=["layers", "keras"])
 @pytest.mark.parametrize("in_a_function", [False, True])
 def test_regularizers_and_constraints_see_stock_weights(
-    make, in_a_function, open_session
+    layers, in_a_function, open_session
 ):
-    if in_a_function and make is keras.Dense:
+    if in_a_function and layers is keras:
         pytest.skip("no getter sees a layer of Keras that a function makes")
     made = []
 
     def layer():
         made[:] = [
-            make(
+            layers.Dense(
                 40,
                 kernel_initializer=tf.ones_initializer(),
                 kernel_regularizer=tf.reduce_sum,
