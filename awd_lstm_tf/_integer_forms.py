@@ -9,8 +9,10 @@
 import numpy as np
 
 from awd_lstm_tf import _tflite_file
+from awd_lstm_tf._computing_ops import check_factor
 from awd_lstm_tf._integer_grids import BUILT_IN, UNIT16, Grid
-from awd_lstm_tf._lowering import UNARY, Lowering, check_factor, reach, refuse
+from awd_lstm_tf._lowering import Lowering
+from awd_lstm_tf._op_kinds import UNARY, refuse
 
 # ---------------------------------------------------------------------------
 # uint8
@@ -22,7 +24,7 @@ class Uint8(Lowering):
     form = "uint8"
     softmax_grid = BUILT_IN["Softmax"]
 
-    def _type(self, grid):
+    def type_of(self, grid):
         if grid.bits == 8:
             return "uint8", 255 - grid.highest
         if (grid.lowest, grid.highest) != UNIT16[1:]:
@@ -32,13 +34,13 @@ class Uint8(Lowering):
             )
         return "int16", 0
 
-    def _common_grid(self, grids):
+    def common_grid(self, grids):
         return None  # none that holds the values of all
 
-    def _limited(self, made):
+    def limited(self, made):
         return made  # a grid of 8 bits ends where its integers end
 
-    def _on_grid(self, tensor, grid, name):
+    def on_grid(self, tensor, grid, name):
         if tensor.grid.same_as(grid):
             return tensor
         if tensor.grid.bits != 8 or grid.bits != 8:
@@ -48,30 +50,30 @@ class Uint8(Lowering):
                 'with form="int16x8".'
             )
         # A concatenation of one, since it rescales what it joins.
-        made = self._tensor(name, tensor.shape, grid)
+        made = self.tensor_on(name, tensor.shape, grid)
         axis = len(tensor.shape) - 1
-        return self._emit("CONCATENATION", [tensor], made, axis=axis)
+        return self.emit("CONCATENATION", [tensor], made, axis=axis)
 
-    def _part(self, op, part, grid):
-        own = None if self.graph.is_constant(part) else self.grid_of(part)
+    def part(self, op, part, grid):
+        own = None if self.graph.is_constant(part) else self.grids.own(part)
         if own is not None and own.bits == grid.bits == 8:
             return self.lowered(part)  # rescaled as it is joined
-        return super(Uint8, self)._part(op, part, grid)
+        return super(Uint8, self).part(op, part, grid)
 
-    def _gather(self, params, table, ids, name, tensor, grid):
+    def gather(self, params, table, ids, name, tensor, grid):
         key = params.name, grid
-        if key not in self._done:
-            self._done[key] = self._constant_on(params.op.name, table, grid)
-        made = self._tensor(name, self.graph.shape(tensor), grid)
-        return self._emit("GATHER", [self._done[key], ids], made, axis=0)
+        if key not in self.done:
+            self.done[key] = self.constant_on(params.op.name, table, grid)
+        made = self.tensor_on(name, self.graph.shape(tensor), grid)
+        return self.emit("GATHER", [self.done[key], ids], made, axis=0)
 
-    def _softmax(self, tensor, grid):
+    def softmax(self, tensor, grid):
         x = self.lowered(tensor.op.inputs[0])
         self._need_8_bits(tensor.op, x)
         name = tensor.op.name
-        made = self._tensor(name, x.shape, self.softmax_grid)
-        made = self._emit("SOFTMAX", [x], made, beta=1.0)
-        return self._on_grid(made, grid, name)
+        made = self.tensor_on(name, x.shape, self.softmax_grid)
+        made = self.emit("SOFTMAX", [x], made, beta=1.0)
+        return self.on_grid(made, grid, name)
 
     def _need_8_bits(self, op, x):
         if x.grid.bits != 8:
@@ -81,30 +83,30 @@ class Uint8(Lowering):
                 'not `c`; or convert with form="int16x8".'
             )
 
-    _check_dense = _need_8_bits
+    check_dense = _need_8_bits
 
-    def _wide_bias(self, matmul, bias):
+    def wide_bias(self, matmul, bias):
         raise ValueError(
             f"The op '{matmul.name}' overflows 32 bits, with its bias '{bias}' "
             "or without: its weights' range is too small for its values; train "
             'it, or convert with form="int16x8".'
         )
 
-    def _weight_tensor(self, name, integers, grid):
-        made = self._tensor(name, integers.shape, grid)
+    def weight_tensor(self, name, integers, grid):
+        made = self.tensor_on(name, integers.shape, grid)
         made.data = integers + made.zero_point
         return made
 
-    def _relu(self, op, fused, x, grid):
+    def relu(self, op, fused, x, grid):
         if grid.bits == 8 and x.grid.bits == 8:
             if grid.lowest == 0 and (fused == 1 or grid.ends[1] <= 6.0):
-                return self._on_grid(x, grid, op.name)
-        zeros = self._constant_on(op.name + "/zero", np.zeros(x.shape), x.grid)
-        return self._elementwise(
+                return self.on_grid(x, grid, op.name)
+        zeros = self.constant_on(op.name + "/zero", np.zeros(x.shape), x.grid)
+        return self.elementwise(
             "ADD", op.name, [x, zeros], x.shape, grid, fused
         )
 
-    def _unary(self, op, x, grid):
+    def unary(self, op, x, grid):
         own = BUILT_IN[op.type] if x.grid.bits == 8 else UNIT16
         if x.grid.bits == 16:
             scales = [2.0**-12] + [2.0**-11] * (op.type == "Tanh")
@@ -114,11 +116,11 @@ class Uint8(Lowering):
                     f"on [-8, 8) of 16 bits, got {x.grid}: that range is built "
                     "into TFLite."
                 )
-        made = self._tensor(op.name, x.shape, own)
-        made = self._emit(UNARY[op.type], [x], made)
-        return self._on_grid(made, grid, op.name)
+        made = self.tensor_on(op.name, x.shape, own)
+        made = self.emit(UNARY[op.type], [x], made)
+        return self.on_grid(made, grid, op.name)
 
-    def _constant_grid(self, op, kind, values, other, grid):
+    def constant_grid(self, op, kind, values, other, grid):
         if other.grid.bits == 16 or grid.bits == 16:
             return self._constant_grid_16(op, kind, values, other, grid)
         low, high = min(values.min(), 0.0), max(values.max(), 0.0)
@@ -144,10 +146,10 @@ class Uint8(Lowering):
             )
         return Grid(scale, *UNIT16[1:])
 
-    def _elementwise(self, kind, name, operands, shape, grid, fused):
+    def elementwise(self, kind, name, operands, shape, grid, fused):
         a, b = operands
         sixteen = {a.grid.bits, b.grid.bits, grid.bits} != {8}
-        made = self._tensor(name, shape, grid)
+        made = self.tensor_on(name, shape, grid)
         if sixteen:
             _check_16_bits(kind, name, a, b, made)
         elif kind == "MUL" and not a.scale * b.scale < made.scale:
@@ -155,12 +157,12 @@ class Uint8(Lowering):
                 f"The op '{name}' has a range that is too small for its "
                 f"operands', {grid} for {a.grid} and {b.grid}: widen it."
             )
-        return self._emit(kind, operands, made, fused=fused)
+        return self.emit(kind, operands, made, fused=fused)
 
 
 def _check_16_bits(kind, name, a, b, made):
     """What TFLite's 16-bit kernels of TensorFlow 1.x take for granted."""
-    fix = 'see the ranges of `awd_lstm_tf.quantization`, or form="int16x8".'
+    fix = 'see the ranges in docs/quantization.md, or form="int16x8".'
     if a.kind != "int16" or b.kind != "int16":
         raise ValueError(
             f"The op '{name}' must have operands both of 8 or both of 16 bits, "
@@ -215,7 +217,7 @@ class Int16x8(Lowering):
     form = "int16x8"
     softmax_grid = UNIT16
 
-    def _type(self, grid):
+    def type_of(self, grid):
         if grid.lowest < -(2**15) or grid.highest >= 2**15:
             raise ValueError(
                 f"The range {grid} must be [-a, a * 32767 / 32768]: TFLite's "
@@ -223,7 +225,7 @@ class Int16x8(Lowering):
             )
         return "int16", 0
 
-    def _common_grid(self, grids):
+    def common_grid(self, grids):
         # Fine enough that rounding to it is not seen.
         largest = max(max(-grid.ends[0], grid.ends[1]) for grid in grids)
         scale = largest / 32767
@@ -231,7 +233,7 @@ class Int16x8(Lowering):
             return None
         return Grid(scale, *UNIT16[1:])
 
-    def _limited(self, tensor, grid=None):
+    def limited(self, tensor, grid=None):
         """Clipped to a grid, but for one step that an op may round up."""
         grid = grid or tensor.grid
         low, high = tensor.reach
@@ -245,26 +247,26 @@ class Int16x8(Lowering):
 
     def _clip(self, kind, tensor, end, reach, grid):
         name = tensor.name
-        limit = self._numbers(f"{name}/end", [end], "int16", tensor.scale)
-        made = self._tensor(name, tensor.shape, grid)
+        limit = self.numbers(f"{name}/end", [end], "int16", tensor.scale)
+        made = self.tensor_on(name, tensor.shape, grid)
         made.reach = reach
-        return self._emit(kind, [tensor, limit], made)
+        return self.emit(kind, [tensor, limit], made)
 
-    def _on_grid(self, tensor, grid, name):
+    def on_grid(self, tensor, grid, name):
         if np.isclose(tensor.scale, grid.scale, rtol=1e-6, atol=0):
-            return self._limited(tensor, grid)
-        made = self._tensor(name, tensor.shape, grid)
+            return self.limited(tensor, grid)
+        made = self.tensor_on(name, tensor.shape, grid)
         factor = tensor.scale / grid.scale
         made.reach = tuple(
             int(np.clip(np.round(end * factor), *UNIT16[1:]))
             for end in tensor.reach
         )
         # By a product with 1.0, since QUANTIZE rounds a small integer twice.
-        ones = self._constant_on(name + "/one", np.ones(tensor.shape), _ONE)
-        self._emit("MUL", [tensor, ones], made, fused=0)
-        return self._limited(made)
+        ones = self.constant_on(name + "/one", np.ones(tensor.shape), _ONE)
+        self.emit("MUL", [tensor, ones], made, fused=0)
+        return self.limited(made)
 
-    def _gather(self, params, table, ids, name, tensor, grid):
+    def gather(self, params, table, ids, name, tensor, grid):
         # TFLite Micro gathers 8 bits, not 16.
         integers = grid.integers(table)
         shape = self.graph.shape(tensor)
@@ -273,63 +275,61 @@ class Int16x8(Lowering):
             refuse(tensor.op, "must gather from a table of 8 bits")
         offset = 0 if low >= -128 and high <= 127 else low + 128
         key = params.name, grid, "int8"
-        if key not in self._done:
-            self._done[key] = self._numbers(
+        if key not in self.done:
+            self.done[key] = self.numbers(
                 params.op.name, integers - offset, "int8", grid.scale
             )
         narrow = _tflite_file.Tensor(name, shape, "int8", grid.scale)
-        self._emit("GATHER", [self._done[key], ids], narrow, axis=0)
-        made = self._tensor(name, shape, grid)
+        self.emit("GATHER", [self.done[key], ids], narrow, axis=0)
+        made = self.tensor_on(name, shape, grid)
         made.reach = low - offset, high - offset
-        self._emit("CAST", [narrow], made)
+        self.emit("CAST", [narrow], made)
         if not offset:
             return made
-        shift = self._numbers(name + "/offset", [offset], "int16", grid.scale)
-        shifted = self._tensor(name, shape, grid)
+        shift = self.numbers(name + "/offset", [offset], "int16", grid.scale)
+        shifted = self.tensor_on(name, shape, grid)
         shifted.reach = low, high
-        return self._emit(
+        return self.emit(
             "ADD", [made, shift], shifted, fused=0, pot_scale_int16=False
         )
 
-    def _softmax(self, tensor, grid):
+    def softmax(self, tensor, grid):
         x, name = self.lowered(tensor.op.inputs[0]), tensor.op.name
-        made = self._tensor(name, x.shape, UNIT16)
-        made = self._emit("SOFTMAX", [x], made, beta=1.0)
+        made = self.tensor_on(name, x.shape, UNIT16)
+        made = self.emit("SOFTMAX", [x], made, beta=1.0)
         made.reach = 0, 2**15 - 1
-        return self._on_grid(made, grid, name)
+        return self.on_grid(made, grid, name)
 
-    def _check_dense(self, matmul, x):
+    def check_dense(self, matmul, x):
         pass
 
-    def _wide_bias(self, matmul, bias):
+    def wide_bias(self, matmul, bias):
         return "int64"  # five times as slow, and right
 
-    def _weight_tensor(self, name, integers, grid):
-        made = _tflite_file.Tensor(
+    def weight_tensor(self, name, integers, grid):
+        return _tflite_file.Tensor(
             name, integers.shape, "int8", grid.scale, 0, integers
         )
-        made.grid = made.reach = None
-        return made
 
-    def _relu(self, op, fused, x, grid):
-        zeros = self._constant_on(op.name + "/zero", np.zeros(x.shape), x.grid)
-        return self._elementwise(
+    def relu(self, op, fused, x, grid):
+        zeros = self.constant_on(op.name + "/zero", np.zeros(x.shape), x.grid)
+        return self.elementwise(
             "ADD", op.name, [x, zeros], x.shape, grid, fused
         )
 
-    def _unary(self, op, x, grid):
-        made = self._tensor(op.name, x.shape, UNIT16)
-        made = self._emit(UNARY[op.type], [x], made)
-        return self._on_grid(made, grid, op.name)
+    def unary(self, op, x, grid):
+        made = self.tensor_on(op.name, x.shape, UNIT16)
+        made = self.emit(UNARY[op.type], [x], made)
+        return self.on_grid(made, grid, op.name)
 
-    def _constant_grid(self, op, kind, values, other, grid):
+    def constant_grid(self, op, kind, values, other, grid):
         return Grid(float(np.abs(values).max()) / 32767 or 1.0, *UNIT16[1:])
 
-    def _elementwise(self, kind, name, operands, shape, grid, fused):
+    def elementwise(self, kind, name, operands, shape, grid, fused):
         if kind == "MUL":
             scales = [tensor.scale for tensor in operands]
             check_factor(name, scales[0] * scales[1] / grid.scale)
-        made = self._tensor(name, shape, grid)
+        made = self.tensor_on(name, shape, grid)
         a, b = (
             tensor.scale * max(-tensor.reach[0], tensor.reach[1])
             for tensor in operands
@@ -337,10 +337,10 @@ class Int16x8(Lowering):
         largest = np.floor(
             (a * b if kind == "MUL" else a + b) / grid.scale + 0.5
         )
-        made.reach = reach(made, largest, fused, self._limits)
+        made.reach = self.reach_of(made, largest, fused)
         options = {} if kind == "MUL" else {"pot_scale_int16": False}
-        self._emit(kind, operands, made, fused=fused, **options)
-        return self._limited(made)
+        self.emit(kind, operands, made, fused=fused, **options)
+        return self.limited(made)
 
 
 # By name: of the `form` of `tflite.convert`.

@@ -170,7 +170,7 @@ def _allowed(model):
 
 
 def _rounds(operator, tensor):
-    if operator.kind not in _ROUNDING or getattr(tensor, "grid", None) is None:
+    if operator.kind not in _ROUNDING or tensor.grid is None:
         return False
     if operator.kind in ("ADD", "SUB", "CONCATENATION"):
         exact = all(each.scale == tensor.scale for each in operator.inputs)

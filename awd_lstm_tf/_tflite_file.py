@@ -58,11 +58,16 @@ class Tensor(object):
       scale: what one step is worth; None where integers are just integers.
       zero_point: the integer that stands for 0.0.
       data: array of constants; None for what operators write.
+
+    Attributes:
+      grid: the `Grid` that its reals are on; None where there are none.
+      reach: the least and the largest integer `k` there can be; None so, too.
     """
 
     def __init__(self, name, shape, kind, scale=None, zero_point=0, data=None):
         self.name, self.shape, self.kind = name, list(shape), kind
         self.scale, self.zero_point, self.data = scale, zero_point, data
+        self.grid = self.reach = None
 
 
 class Operator(object):

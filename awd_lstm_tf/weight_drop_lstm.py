@@ -8,8 +8,8 @@ from awd_lstm_tf import (
     _checks,
     _dropped_kernel,
     _placing,
+    _quantization,
     _versions,
-    quantization,
     training,
 )
 from awd_lstm_tf._versions import rnn_cell, tf
@@ -44,7 +44,7 @@ class WeightDropLSTMCell(_dropped_kernel.DroppedKernel, rnn_cell.LSTMCell):
     mask. So weights must not be assigned inside of that loop.
 
     With `is_quant`, every tensor of the step is rounded to a grid of 8 or 16
-    bits (`quantization.quantized_lstm_step`), so that the trained cell can run
+    bits (see docs/quantization.md), so that the trained cell can run
     on integers alone (`awd_lstm_tf.tflite`). Inputs are then clipped to
     `[-1, 1)`, and the cell has the variables `kernel_quant/min` and
     `kernel_quant/max`, the range of its kernel.
@@ -200,7 +200,7 @@ class WeightDropLSTMCell(_dropped_kernel.DroppedKernel, rnn_cell.LSTMCell):
         self._build_cell_mask(depth, self._kernel.dtype.base_dtype)
         if self._is_quant:
             keep_prob = self._weight_drop_config["weight_drop_kr"]
-            self._quantizer = quantization.CellQuantizer(
+            self._quantizer = _quantization.CellQuantizer(
                 self,
                 self._is_train,
                 self._quant_delay,

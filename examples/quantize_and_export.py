@@ -2,26 +2,17 @@
 
     python examples/quantize_and_export.py                   # Python's manual
     python examples/quantize_and_export.py --data book.txt
-    python examples/quantize_and_export.py --steps 300       # a quick look
     python examples/quantize_and_export.py --tied            # one table
+    python examples/quantize_and_export.py --runtime venv/bin/python
 
-Trains the same network twice, with floats and with fake quant; exports the
-second as TFLite models that hold nothing but integers, in both forms; and runs
-these step by step on text that was held out. Prints the bits per character of
-each, how far the integer models are from the fake-quant graph, and sizes and
-times.
+Trains a network twice, with floats and with fake quant; exports the second as
+TFLite models that hold nothing but integers, in both forms; and runs these step
+by step on text that was held out. Prints the bits per character of each, how
+far they are from the fake-quant graph, sizes and times.
 
-TensorFlow 1.x runs the form "uint8" alone. For "int16x8" name Pythons that have
-a runtime of today, and all models are run there, too:
-
-    --runtime venv/bin/python    which has ai-edge-litert, tflite-runtime or
-                                 tflite-micro (with this, the arena's size)
-
-For micro-controllers, `model_int16x8.cc` and `.h` hold the model as an array.
-
-What to look at: `CharacterModel` for where fake quant goes and which rewriter
-to call when, `export` for what `awd_lstm_tf.tflite.convert` needs, and
-`run_steps` in run_tflite.py for how a state is fed.
+TensorFlow 1.x runs the form "uint8" alone. `--runtime` names a Python that has
+ai-edge-litert, tflite-runtime or tflite-micro, and runs all that this can. For
+micro-controllers, `model_int16x8.cc` and `.h` hold the model as an array.
 """
 
 import argparse
@@ -30,10 +21,8 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
-import run_tflite
 import tensorflow as tf
 from language_model import read_text
 
@@ -41,45 +30,50 @@ import awd_lstm_tf
 import awd_lstm_tf.tflite
 
 FORMS = ("uint8", "int16x8")
+EMBEDDING = 32  # size of a character's vector
+ROWS, STEPS = 32, 32  # windows of text per training step, characters of each
+LEARNING_RATE = 0.01  # at the start
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+RUNNER = os.path.join(FOLDER, os.pardir, "benchmarks", "run_tflite.py")
 
 
-class CharacterModel(object):
+class Network(object):
     """embedding -> LSTM -> logits, in a graph of its own.
 
-    Args:
-      flags: sizes, see `parse`.
-      characters: size of the vocabulary.
-      shape: `(batch, time)` of the ids; `time` is None for a single step, whose
-        state is fed and fetched.
-      is_quant: False: floats all through.
-      is_train: for training, or for evaluation.
+    With `is_train` over windows of text; else of a single step, whose state is
+    fed and fetched. Without `is_quant`, of floats all through.
     """
 
-    def __init__(self, flags, characters, shape, is_quant, is_train):
-        self.graph = tf.Graph()
+    def __init__(self, flags, characters, is_quant, is_train):
+        name = "fake_quant" if is_quant else "float"
+        self.checkpoint = os.path.join(flags.out, name)
+        self.graph, self.threads = tf.Graph(), flags.threads
         with self.graph.as_default():
             tf.set_random_seed(flags.seed)
-            self._build(flags, characters, shape, is_quant, is_train)
+            # With and without fake quant, weights begin alike.
+            start = tf.glorot_uniform_initializer(flags.seed)
+            tf.get_variable_scope().set_initializer(start)
+            self._build(flags, characters, is_quant, is_train)
             if is_quant:
-                # In training before `minimize`: it does not work after.
-                rewrite(is_train)
-            if is_train:
-                self.train_op = self._train_op(flags)
+                rewrite(is_train, delay=flags.steps // 2)
+            if is_train:  # only now: rewriting does not work after `minimize`
+                step = tf.train.get_or_create_global_step()
+                rate = tf.train.exponential_decay(
+                    LEARNING_RATE, step, max(flags.steps // 3, 1), 0.5
+                )
+                optimizer = tf.train.AdamOptimizer(rate)
+                self.train_op = optimizer.minimize(self.loss, step)
             self.saver = tf.train.Saver()
 
-    def _build(self, flags, characters, shape, is_quant, is_train):
-        batch, steps = shape
-        size = [batch] if steps is None else [batch, steps]
-        self.ids = tf.placeholder(tf.int32, size, name="ids")
-        self.targets = tf.placeholder(tf.int32, size, name="targets")
-        if flags.tied:
-            # The rows are softmax weights, too, and may leave [-1, 1), where
-            # the cell clips its inputs.
-            table = tf.get_variable("table", [characters, flags.units])
-            inputs = tf.gather(table, self.ids)
-        else:
-            table = tf.get_variable("table", [characters, flags.embedding])
-            inputs = tf.gather(tf.tanh(table), self.ids)
+    def _build(self, flags, characters, is_quant, is_train):
+        shape = [ROWS, STEPS] if is_train else [1]
+        self.ids = tf.placeholder(tf.int32, shape, name="ids")
+        self.targets = tf.placeholder(tf.int32, shape, name="targets")
+        size = flags.units if flags.tied else EMBEDDING
+        table = tf.get_variable("table", [characters, size])
+        # The cell clips what is outside of [-1, 1). Rows that are softmax
+        # weights, too, must be free to leave it.
+        inputs = tf.gather(table if flags.tied else tf.tanh(table), self.ids)
         cell = awd_lstm_tf.WeightDropLSTMCell(
             flags.units,
             weight_drop_kr=flags.keep_rate,
@@ -88,68 +82,52 @@ class CharacterModel(object):
             is_quant=is_quant,
             is_train=is_train,
         )
-        self.state = tf.nn.rnn_cell.LSTMStateTuple(
-            tf.placeholder(tf.float32, [batch, flags.units], name="c"),
-            tf.placeholder(tf.float32, [batch, flags.units], name="h"),
-        )
-        if steps is None:
+        if is_train:
+            outputs, _ = tf.nn.dynamic_rnn(cell, inputs, dtype=tf.float32)
+        else:
+            self.state = tf.nn.rnn_cell.LSTMStateTuple(
+                tf.placeholder(tf.float32, [1, flags.units], name="c"),
+                tf.placeholder(tf.float32, [1, flags.units], name="h"),
+            )
             with tf.variable_scope("rnn"):  # as dynamic_rnn names it
                 outputs, self.new_state = cell(inputs, self.state)
-        else:
-            outputs, self.new_state = tf.nn.dynamic_rnn(
-                cell, inputs, initial_state=self.state
-            )
         outputs = tf.reshape(outputs, [-1, flags.units])
         if flags.tied:
-            bias = tf.get_variable(
-                "bias", [characters], initializer=tf.zeros_initializer()
-            )
+            bias = tf.get_variable("bias", [characters])
             products = tf.matmul(outputs, table, transpose_b=True)
             self.logits = tf.nn.bias_add(products, bias)
         else:
             self.logits = tf.layers.dense(outputs, characters, name="logits")
-        # Losses see the logits rounded as the integer model's are.
+        # Rewritten, it sees the logits rounded as the integer model's are.
         self.loss = tf.losses.sparse_softmax_cross_entropy(
             tf.reshape(self.targets, [-1]), self.logits
         )
 
-    def _train_op(self, flags):
-        step = tf.train.get_or_create_global_step()
-        rate = tf.train.exponential_decay(
-            flags.learning_rate, step, max(flags.steps // 3, 1), 0.5
-        )
-        return tf.train.AdamOptimizer(rate).minimize(self.loss, step)
-
-    def session(self, threads):
+    def session(self, trained=True):
         config = tf.ConfigProto(
-            intra_op_parallelism_threads=threads,
-            inter_op_parallelism_threads=threads,
+            intra_op_parallelism_threads=self.threads,
+            inter_op_parallelism_threads=self.threads,
         )
-        return tf.Session(graph=self.graph, config=config)
+        session = tf.Session(graph=self.graph, config=config)
+        if trained:
+            self.saver.restore(session, self.checkpoint)
+        return session
 
 
-def rewrite(is_train):
+def rewrite(is_train, delay):
     """Gives the layers around the cell fake quant.
 
-    With symmetric ranges, from TensorFlow 1.13 on: the weights of "int16x8"
-    have no zero points.
+    From TensorFlow 1.13 on with symmetric ranges: the weights of "int16x8" have
+    no zero points. And with a delay: the logits' range is their average over a
+    thousand steps; while they still grow fast, it would clip them.
     """
     rewriter = tf.contrib.quantize
-    if not hasattr(tf, "lite"):
-        if is_train:
-            rewriter.create_training_graph()
-        else:
-            rewriter.create_eval_graph()
-    elif is_train:
-        rewriter.experimental_create_training_graph(symmetric=True)
+    options = {"symmetric": True} if hasattr(tf, "lite") else {}
+    if is_train:
+        options["quant_delay"] = delay
+        rewriter.experimental_create_training_graph(**options)
     else:
-        rewriter.experimental_create_eval_graph(symmetric=True)
-
-
-def zero_state(model):
-    return {
-        part: np.zeros(part.shape.as_list(), np.float32) for part in model.state
-    }
+        rewriter.experimental_create_eval_graph(**options)
 
 
 def load(flags):
@@ -159,7 +137,7 @@ def load(flags):
     except (OSError, UnicodeDecodeError) as error:
         sys.exit(f"error: `--data` must be a UTF-8 text: {error}")
     cut = int(0.9 * len(text))
-    if cut <= flags.batch_size * flags.window:
+    if cut <= ROWS * STEPS:
         sys.exit(f"error: `--data` is too short, {len(text)} characters.")
     counts = collections.Counter(text[:cut])
     common = sorted(counts, key=lambda x: (-counts[x], x))
@@ -168,30 +146,38 @@ def load(flags):
     return ids[:cut], ids[cut:], len(common) + 1
 
 
-def train(flags, ids, characters, is_quant, checkpoint):
+def train(flags, ids, characters, is_quant):
     """Trains on random windows of the text, and saves."""
-    shape = (flags.batch_size, flags.window)
-    model = CharacterModel(flags, characters, shape, is_quant, is_train=True)
+    network = Network(flags, characters, is_quant, is_train=True)
     random = np.random.RandomState(flags.seed)
-    with model.session(flags.threads) as session:
-        with model.graph.as_default():
+    with network.session(trained=False) as session:
+        with network.graph.as_default():
             session.run(tf.global_variables_initializer())
         for step in range(flags.steps):
-            starts = random.randint(
-                0, len(ids) - flags.window, flags.batch_size
-            )
-            spans = starts[:, None] + np.arange(flags.window + 1)
-            text = ids[np.minimum(spans, len(ids) - 1)]
-            feed = {model.ids: text[:, :-1], model.targets: text[:, 1:]}
-            loss, _ = session.run(
-                [model.loss, model.train_op], {**feed, **zero_state(model)}
-            )
-            if step % 100 == 0 or step == flags.steps - 1:
-                print(
-                    f"  step {step}: {loss / np.log(2):.3f} bits per character",
-                    flush=True,
-                )
-        model.saver.save(session, checkpoint)
+            starts = random.randint(0, len(ids) - STEPS, ROWS)
+            text = ids[starts[:, None] + np.arange(STEPS + 1)]
+            feed = {network.ids: text[:, :-1], network.targets: text[:, 1:]}
+            loss, _ = session.run([network.loss, network.train_op], feed)
+            if step % 100 == 0:
+                print(f"  step {step}: {loss / np.log(2):.3f} bits", flush=True)
+        network.saver.save(session, network.checkpoint)
+
+
+def evaluate(flags, ids, characters, is_quant):
+    """The logits for each of `ids`, one after the other."""
+    network = Network(flags, characters, is_quant, is_train=False)
+    logits, found = network.logits, []
+    state = [np.zeros([1, flags.units])] * 2
+    for user in logits.consumers():
+        if user.type.startswith("FakeQuant"):
+            (logits,) = user.outputs
+    with network.session() as session:
+        for number in ids:
+            feed = dict(zip(network.state, state))
+            feed[network.ids] = [number]
+            *state, row = session.run([*network.new_state, logits], feed)
+            found.append(row[0])
+    return np.array(found)
 
 
 def bits_per_character(logits, targets):
@@ -201,257 +187,127 @@ def bits_per_character(logits, targets):
     return -logs[np.arange(len(targets)), targets].mean() / np.log(2)
 
 
-def evaluate(flags, characters, ids, is_quant, checkpoint):
-    """The logits for each of `ids`, one after the other."""
-    model = CharacterModel(flags, characters, (1, None), is_quant, False)
-    logits = rounded_logits(model) if is_quant else model.logits
-    with model.session(flags.threads) as session:
-        model.saver.restore(session, checkpoint)
-        state, found = list(zero_state(model).values()), []
-        for number in ids:
-            feed = dict(zip(model.state, state))
-            feed[model.ids] = [number]
-            *state, row = session.run([*model.new_state, logits], feed)
-            found.append(row[0])
-    return np.array(found)
-
-
-def rounded_logits(model):
-    """What the rewriter's fake quant makes of the logits."""
-    return next(
-        user.outputs[0]
-        for user in model.logits.consumers()
-        if user.type.startswith("FakeQuant")
-    )
-
-
-def export(flags, characters, checkpoint, form):
-    """The trained model as the bytes of a TFLite model."""
-    model = CharacterModel(flags, characters, (1, None), True, False)
-    with model.session(flags.threads) as session:
-        model.saver.restore(session, checkpoint)
-        return awd_lstm_tf.tflite.convert(
-            session,
-            inputs=[model.ids],
-            outputs=[model.logits],
-            states=list(zip(model.state, model.new_state)),
-            form=form,
-        )
-
-
-def export_floats(flags, characters, checkpoint):
-    """The model of floats in TFLite, to compare times; None before 1.13."""
-    if not hasattr(tf, "lite"):
-        return None
-    # TensorFlow looks for its converter on PATH alone.
-    folders = [os.path.dirname(sys.executable), os.environ.get("PATH", "")]
-    os.environ["PATH"] = os.pathsep.join(folders)
-    model = CharacterModel(flags, characters, (1, None), False, False)
-    with model.session(flags.threads) as session:
-        model.saver.restore(session, checkpoint)
+def export(flags, characters, form):
+    """The trained network as the bytes of a TFLite model."""
+    network = Network(flags, characters, form in FORMS, is_train=False)
+    with network.session() as session:
+        if form in FORMS:
+            states = list(zip(network.state, network.new_state))
+            return awd_lstm_tf.tflite.convert(
+                session, [network.ids], [network.logits], states, form=form
+            )
+        # Floats, to compare with: by a program looked for on PATH alone.
+        folder = os.path.dirname(sys.executable)
+        os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", "")
         converter = tf.lite.TFLiteConverter.from_session(
             session,
-            [model.ids, *model.state],
-            [model.logits, *model.new_state],
+            [network.ids, *network.state],
+            [network.logits, *network.new_state],
         )
         return converter.convert()
 
 
-ARRAY = """// Made by examples/quantize_and_export.py.
-#include "{header}"
+ARRAY = """#include "model_int16x8.h"
 
 alignas(16) const unsigned char g_model[] = {{
-{rows}
-}};
+{rows}}};
 const unsigned int g_model_len = {length};
 """
-HEADER = """// Made by examples/quantize_and_export.py.
-#ifndef MODEL_INT16X8_H_
-#define MODEL_INT16X8_H_
+HEADER = """#pragma once
 
 // For tflite::GetModel; inputs: ids (int32), c, h (int16); outputs: logits,
 // then the new c and h, which are fed back as they are. Begin with zeros.
 extern const unsigned char g_model[];
 extern const unsigned int g_model_len;
 
-// Of TFLite Micro's arena: {arena}
-#endif  // MODEL_INT16X8_H_
+// Bytes of TFLite Micro's arena, as --runtime measured it: {arena}
 """
 
 
-def write_c_array(stem, content, arena_bytes):
-    """Writes a model as `stem.cc` and `stem.h`."""
-    rows = [
-        "    " + " ".join(f"0x{byte:02x}," for byte in content[start:][:12])
-        for start in range(0, len(content), 12)
-    ]
-    arena = f"{arena_bytes} bytes on the machine that measured it."
-    if arena_bytes is None:
-        arena = "give --runtime a Python that has tflite-micro to learn it."
-    with open(stem + ".cc", "w") as file:
-        header = os.path.basename(stem) + ".h"
-        file.write(
-            ARRAY.format(
-                header=header, rows="\n".join(rows), length=len(content)
-            )
-        )
-    with open(stem + ".h", "w") as file:
-        file.write(HEADER.format(arena=arena))
+def write_c_array(folder, content, arena):
+    """Writes a model as `model_int16x8.cc` and `model_int16x8.h`."""
+    rows = ""
+    for start in range(0, len(content), 12):
+        row = content[start : start + 12]
+        rows += "    " + " ".join(f"0x{byte:02x}," for byte in row) + "\n"
+    with open(os.path.join(folder, "model_int16x8.cc"), "w") as file:
+        file.write(ARRAY.format(rows=rows, length=len(content)))
+    with open(os.path.join(folder, "model_int16x8.h"), "w") as file:
+        file.write(HEADER.format(arena=arena or "unknown"))
 
 
-class Ran(object):
-    """What one runtime made of one model.
+def run_steps(python, path, ids):
+    """Runs a model step by step in a Python that has a runtime for it.
 
-    Args:
-      told: what run_tflite.py tells about it.
-      integers: the logits of all steps.
+    Returns what that tells, and the logits; None where it cannot.
     """
-
-    def __init__(self, told, integers):
-        self.runtime, self.microseconds = told["runtime"], told["microseconds"]
-        self.arena_bytes = told.get("arena_bytes")
-        (self.logits, *_) = told["outputs"]
-        self.integers = integers
-
-    def reals(self):
-        if not self.logits["scale"]:  # floats
-            return self.integers
-        integers = self.integers.astype(np.float64)
-        return (integers - self.logits["zero_point"]) * self.logits["scale"]
-
-
-def run_here(content, ids):
-    """Runs a model in this Python's runtime."""
-    runtime = run_tflite.find_runtime()
-    model = runtime(content)
-    outputs, microseconds = run_tflite.run_steps(model, [ids])
-    told = dict(
-        runtime=runtime.name, microseconds=microseconds, outputs=model.outputs
+    ends = [path + ".in.npz", path + ".out.npz"]
+    np.savez(ends[0], input_0=ids)
+    done = subprocess.run(
+        [python, RUNNER, path, "--arena", *ends],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
     )
-    return Ran(told, outputs[0].reshape(len(ids), -1))
+    if done.returncode:
+        (*_, said) = done.stderr.strip().splitlines() or [""]
+        print(f"    {python} does not run it: {said}")
+        return None
+    found = json.loads(done.stdout.splitlines()[-1])
+    with np.load(ends[1]) as outputs:
+        integers = outputs["output_0"].reshape(len(ids), -1)
+    logits = found["outputs"][0]
+    found["scale"] = logits["scale"] or 1.0  # 0 for floats
+    found["logits"] = found["scale"] * (integers - float(logits["zero_point"]))
+    return found
 
 
-def run_there(python, path, ids):
-    """Runs a model in another Python; None where that has no such kernels."""
-    with tempfile.TemporaryDirectory() as folder:
-        ends = [os.path.join(folder, name) for name in ("in.npz", "out.npz")]
-        np.savez(ends[0], input_0=ids)
-        done = subprocess.run(
-            [python, run_tflite.__file__, path, "--arena"] + ends,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            universal_newlines=True,
-        )
-        if done.returncode:
-            (*_, said) = done.stderr.strip().splitlines() or [""]
-            print(f"{python} does not run {path}: {said}")
-            return None
-        told = json.loads(done.stdout.splitlines()[-1])
-        with np.load(ends[1]) as data:
-            return Ran(told, data["output_0"].reshape(len(ids), -1))
-
-
-def run_everywhere(flags, name, content, ids):
-    """Runs a model here, if this TensorFlow can, and in all Pythons given."""
+def compare(flags, name, content, ids, targets, rounded):
+    """Runs a model in all Pythons given, and prints how good it is in each."""
     path = os.path.join(flags.out, f"model_{name}.tflite")
     with open(path, "wb") as file:
         file.write(content)
-    ran = []
-    if name != "int16x8" or tf.__version__ >= "2":
-        ran.append(run_here(content, ids))
-    for python in flags.runtime:
-        found = run_there(python, path, ids)
-        if found:
-            ran.append(found)
+    print(f"  {name}, {len(content)} bytes")
+    # TensorFlow 1.x has no kernels for int16x8.
+    pythons = [sys.executable] * (name != "int16x8") + flags.runtime
+    ran = list(filter(None, (run_steps(each, path, ids) for each in pythons)))
+    for found in ran:
+        found["bits"] = bits_per_character(found["logits"], targets)
+        line = f"    in {found['runtime']:18} {found['bits']:.4f} bits, "
+        line += f"{found['microseconds']:.0f} microseconds per character"
+        if name in FORMS:
+            off = np.abs(np.round((found["logits"] - rounded) / found["scale"]))
+            found.update(equal=np.mean(off == 0), largest=int(off.max()))
+            line += f"; {found['equal']:.2%} of the logits are fake quant's, "
+            line += f"the others at most {found['largest']} step(s) off"
+        print(line)
     return ran
 
 
 def run(flags):
-    """Trains, exports, compares; returns what it prints, as a dict."""
+    """Trains, exports, compares; returns what it prints."""
     train_ids, held_out, characters = load(flags)
     os.makedirs(flags.out, exist_ok=True)
-    paths = {
-        name: os.path.join(flags.out, name) for name in ("float", "quantized")
-    }
-    for name, path in paths.items():
+    ids, targets = held_out[: flags.held_out], held_out[1 : flags.held_out + 1]
+    bits, sizes, ran = {}, {}, {}
+    for name in ("float", "fake_quant"):
         print(f"Training, {name}:", flush=True)
-        train(flags, train_ids, characters, name == "quantized", path)
-
-    ids = held_out[: flags.held_out + 1]
-    ids, targets = ids[:-1], ids[1:]
-    reals = evaluate(flags, characters, ids, False, paths["float"])
-    rounded = evaluate(flags, characters, ids, True, paths["quantized"])
-    contents = {
-        form: export(flags, characters, paths["quantized"], form)
-        for form in FORMS
-    }
-    contents["float"] = export_floats(flags, characters, paths["float"])
-    models = {
-        name: run_everywhere(flags, name, content, ids)
-        for name, content in contents.items()
-        if content
-    }
-    stem = os.path.join(flags.out, "model_int16x8")
-    arenas = [ran.arena_bytes for ran in models["int16x8"] if ran.arena_bytes]
-    write_c_array(stem, contents["int16x8"], arenas[0] if arenas else None)
-    return {
-        "float": bits_per_character(reals, targets),
-        "fake_quant": bits_per_character(rounded, targets),
-        "steps": len(ids),
-        "float_bytes": 4 * count_weights(paths["float"]),
-        "arena_bytes": arenas[0] if arenas else None,
-        "bytes": {form: len(contents[form]) for form in FORMS},
-        "ran": {
-            name: [compared(ran, rounded, targets) for ran in found]
-            for name, found in models.items()
-        },
-    }
-
-
-def count_weights(checkpoint):
-    return sum(
-        int(np.prod(shape))
-        for name, shape in tf.train.list_variables(checkpoint)
-        if "Adam" not in name and shape  # nor the step, nor powers of betas
-    )
-
-
-def compared(ran, rounded, targets):
-    """How good a model is in one runtime, and how far off its logits are."""
-    reals = ran.reals()
-    found = {
-        "runtime": ran.runtime,
-        "microseconds": ran.microseconds,
-        "bits": bits_per_character(reals, targets),
-    }
-    if ran.logits["scale"]:
-        off = np.abs(np.round((reals - rounded) / ran.logits["scale"]))
-        found.update(equal=np.mean(off == 0), largest=int(off.max()))
-    return found
-
-
-def report(results):
-    """Prints what `run` found."""
-    print(f"\nBits per character on {results['steps']} characters held out:")
-    print(f"  float        {results['float']:.4f}")
-    print(f"  fake quant   {results['fake_quant']:.4f}")
-    for name, found in results["ran"].items():
-        for each in found:
-            print(
-                f"  {name:<8} in {each['runtime']}: {each['bits']:.4f}, "
-                f"{each['microseconds']:.0f} microseconds per character"
-            )
-            if "equal" in each:
-                print(
-                    f"    logits {each['equal']:.2%} equal to the fake-quant "
-                    f"graph's, the others off by at most {each['largest']} "
-                    "quantization step(s)"
-                )
-    print(f"Bytes: {results['float_bytes']} of the float weights")
-    for form, size in results["bytes"].items():
-        print(f"  {form}: {size}, {size / results['float_bytes']:.2f} of them")
-    if results["arena_bytes"]:
-        print(f"Arena of TFLite Micro: {results['arena_bytes']} bytes")
+        is_quant = name == "fake_quant"
+        train(flags, train_ids, characters, is_quant)
+        logits = evaluate(flags, ids, characters, is_quant)
+        bits[name] = bits_per_character(logits, targets)
+    print(f"\nBits per character on {len(ids)} characters held out:")
+    for name in bits:
+        print(f"  {name} in the graph: {bits[name]:.4f}")
+    for name in FORMS + ("float",) * hasattr(tf, "lite"):
+        content = export(flags, characters, name)
+        sizes[name] = len(content)
+        ran[name] = compare(flags, name, content, ids, targets, logits)
+        if name == "int16x8":
+            arena = max([0] + [x.get("arena_bytes", 0) for x in ran[name]])
+            write_c_array(flags.out, content, arena)
+            print(f"    Arena of TFLite Micro: {arena or 'unknown'} bytes")
+    return dict(bits, bytes=sizes, ran=ran)
 
 
 def parse(arguments=None):
@@ -463,9 +319,6 @@ def parse(arguments=None):
     add("--data", help="a text file; without it, Python's own manual")
     add("--out", default="runs/quantize_and_export", help="folder to write to")
     add("--units", type=int, default=128, help="of the LSTM")
-    add(
-        "--embedding", type=int, default=32, help="size of a character's vector"
-    )
     add("--tied", action="store_true", help="the table is softmax weights, too")
     add(
         "--runtime",
@@ -475,19 +328,12 @@ def parse(arguments=None):
     )
     add("--keep-rate", type=float, default=1.0, help="of the kernel's weights")
     add("--steps", type=int, default=2000, help="of training, for each model")
-    add("--batch-size", type=int, default=32, help="windows per step")
-    add("--window", type=int, default=32, help="characters per window")
-    add("--learning-rate", type=float, default=0.01, help="at the start")
     add("--held-out", type=int, default=2000, help="characters to compare on")
     add("--threads", type=int, default=0, help="0: as many as there are cores")
     add("--seed", type=int, default=1, help="of the weights and windows")
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
-    report(run(parse(arguments)))
-
-
 if __name__ == "__main__":
     tf.logging.set_verbosity(tf.logging.ERROR)
-    main()
+    run(parse())

@@ -8,7 +8,7 @@ import pytest
 import versions
 from versions import tf
 
-from awd_lstm_tf import WeightDropLSTMCell, quantization
+from awd_lstm_tf import WeightDropLSTMCell, _quantization, quantization
 
 BATCH, TIME, DEPTH, UNITS = 16, 5, 6, 16
 
@@ -550,7 +550,7 @@ def test_largest_weight_gets_gradient(open_session):
     assert len(bounds) > 10
     bound = tf.placeholder(tf.float32, [])
     kernel = tf.stack([bound, -bound, bound / 2])
-    rounded = quantization.quantize_kernel(kernel, bound)
+    rounded = _quantization.quantize_kernel(kernel, bound)
     gradient = tf.gradients(rounded, kernel)[0]
     session = open_session()
     for value in bounds[:10]:
