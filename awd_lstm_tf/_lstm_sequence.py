@@ -35,8 +35,8 @@ class Sequence(object):
       c: before the first step, `[batch, units]`.
       h: the same.
       peepholes: list of those of i, f and o, `[units]`, or of none.
-      alive: bool `[time * batch]`, whether a row lies inside of its sequence;
-        None: all do.
+      alive: `[time * batch]`, 1 where a row lies inside of its sequence, else
+        0; None: all do.
       forget_bias: float.
       cell_clip: float or None.
     """
@@ -127,14 +127,14 @@ class Sequence(object):
         o = tf.sigmoid(o)
         h = o * tf.tanh(c)
         if alive is not None:
-            c = tf.where(alive, c, c_prev)
-            h = tf.where(alive, h, h_prev)
+            c = _where(alive, c, c_prev)
+            h = _where(alive, h, h_prev)
         return [c, h], Saved(h, c, i, j, f, o)
 
     def _if_alive(self, rows):
         if self._alive is None:
             return rows
-        return tf.where(self._alive, rows, tf.zeros_like(rows))
+        return _where(self._alive, rows, tf.zeros_like(rows))
 
     # Backward
 
@@ -186,14 +186,14 @@ class Sequence(object):
             # Past its end, a sequence's state stays as it is: so do gradients.
             alive, none = parts[-1], tf.zeros_like(d_c)
             d_c_prev, d_gates = self._d_step(
-                tf.where(alive, d_c, none),
-                tf.where(alive, d_h, none),
+                _where(alive, d_c, none),
+                _where(alive, d_h, none),
                 *parts[1:-1],
             )
             d_h_prev = product(d_gates, kernel)
             d_state = [
-                tf.where(alive, d_c_prev, d_c),
-                tf.where(alive, d_h_prev, d_h),
+                _where(alive, d_c_prev, d_c),
+                _where(alive, d_h_prev, d_h),
             ]
             return d_state, [d_gates]
 
@@ -229,6 +229,10 @@ class Sequence(object):
         d_i, _, d_f, d_o = tf.split(d_gates, 4, 1)
         products = [d_i * c_prev, d_f * c_prev, d_o * c]
         return [tf.reduce_sum(product, 0) for product in products]
+
+
+def _where(alive, rows, otherwise):
+    return tf.where(alive > 0, rows, otherwise)
 
 
 def _parted(kernel, depth, units):

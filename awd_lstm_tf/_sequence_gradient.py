@@ -33,7 +33,7 @@ def run(tensors, peepholes, alive, save, forget_bias, cell_clip):
     Args:
       tensors: list of inputs, kernel, bias, c and h.
       peepholes: list of three tensors, or none.
-      alive: bool tensor or None.
+      alive: tensor or None, see `Sequence`.
       save: whether to keep what the gradient needs. Otherwise it runs the
         sequence once more.
       forget_bias: float.

@@ -296,7 +296,11 @@ def _stock_kind(kind):
 
 
 def _alive(sequence_length, inputs):
-    """Bool `[time * batch]`: is the step before its sequence's end? Or None."""
+    """`[time * batch]`, 1 before a sequence's end, else 0; None: all are 1.
+
+    Not bools, which GPUs do not take apart in 1.x, nor of int32, which they
+    leave to the host.
+    """
     if sequence_length is None:
         return None
     lengths = _checks.of_shape(
@@ -304,9 +308,10 @@ def _alive(sequence_length, inputs):
         _checks.tensor("sequence_length", sequence_length),
         batch_size=inputs.shape.as_list()[1],
     )
-    lengths = tf.cast(lengths, tf.int32)
-    steps = tf.range(tf.shape(inputs)[0])
-    return tf.reshape(tf.expand_dims(steps, 1) < lengths, [-1])
+    lengths = tf.cast(lengths, tf.float32)
+    steps = tf.cast(tf.range(tf.shape(inputs)[0]), tf.float32)
+    alive = tf.reshape(tf.expand_dims(steps, 1) < lengths, [-1])
+    return tf.cast(alive, inputs.dtype)
 
 
 # LSTMCell's arguments that the layer does not have.

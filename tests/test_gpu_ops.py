@@ -25,14 +25,6 @@ def kernels(tool):
     return tool.known_registry()[1]
 
 
-def known(name):
-    """Ops without what a GPU needs that docs/gpu.md speaks of."""
-    if "fused" in name and versions.VERSION < (2,):
-        # 1.13.1 takes no bools apart, which say where sequences end.
-        return {"Unpack", "Identity"}
-    return set()
-
-
 @versions.needs_keras_2
 @pytest.mark.skipif(
     versions.VERSION[0] == 1 and versions.VERSION < (1, 13),
@@ -43,7 +35,7 @@ def test_every_op_of_every_step_has_a_kernel_for_a_gpu(tool, kernels):
     for name, step in tool.steps().items():
         for op in tool.ops_of(step):
             fault = tool.fault(op, kernels)
-            if fault and op.kind not in known(name):
+            if fault:
                 faults.setdefault(f"{op.kind}{op.types}: {fault}", name)
     assert not faults
 
