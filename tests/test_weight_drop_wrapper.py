@@ -210,7 +210,15 @@ def stock(name, values):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("name", sorted(LAYERS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=versions.needs_keras_2 if "keras" in name else ()
+        )
+        for name in sorted(LAYERS)
+    ],
+)
 def test_stock_layer_on_masked_kernels(name, open_session, seed):
     made = Wrapped(name, seed=seed, **HELD)
     session = initialized(open_session())
