@@ -5,6 +5,7 @@ multiplied in numpy, and fed to a graph of stock cells built separately.
 """
 
 import numpy as np
+import versions
 from tensorflow.core.protobuf import rewriter_config_pb2
 from versions import nest, rnn_cell, tf
 
@@ -46,11 +47,15 @@ def as_built(**options):
     """A session's configuration, for graphs that are to be bit-equal.
 
     Grappler's arithmetic optimizer adds up the same terms in another order in
-    another graph, for two of stock cells, too.
+    another graph, for two of stock cells, too. Without that, the remapper of
+    2.x takes sums of matrices of one number for those with a bias, which oneDNN
+    then refuses, in stock cells, too.
     """
     config = tf.ConfigProto(**options)
     rewrites = config.graph_options.rewrite_options
     rewrites.arithmetic_optimization = rewriter_config_pb2.RewriterConfig.OFF
+    if versions.VERSION >= (2,):
+        rewrites.remapping = rewriter_config_pb2.RewriterConfig.OFF
     return config
 
 

@@ -606,6 +606,7 @@ def test_warm_start_settings_from_lstm_cell(stock_checkpoint, tmp_path):
 # Keras
 
 
+@versions.needs_keras_2
 @pytest.mark.smoke
 def test_keras_rnn_in_a_graph(tmp_path):
     def network(new_cell, inputs, is_train):

@@ -116,7 +116,7 @@ def range_variables():
     return [
         variable
         for variable in tf.global_variables()
-        if "kernel_quant/" in variable.op.name
+        if "kernel_quant/" in variable.name
     ]
 
 

@@ -218,7 +218,11 @@ SISTERS = ("basic_lstm", "convolution", "keras_over_time")
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow) if name in SISTERS else name
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow] * (name in SISTERS)
+            + [versions.needs_keras_2] * ("keras" in name),
+        )
         for name in sorted(LAYERS)
     ],
 )
