@@ -243,7 +243,7 @@ CELL = [
         lambda: cell(weight_drop_kr=np.complex64(0.5)),
         TypeError,
         "`weight_drop_kr` must be a float in (0, 1] or a scalar float tensor, "
-        "got (0.5+0j).",
+        f"got {np.complex64(0.5)!r}.",
     ),
     (
         lambda: cell(weight_drop_kr=tf.ones([2])),
@@ -995,7 +995,7 @@ def penalties(function, rate):
         (
             lambda: function(outputs, np.complex64(1)),
             TypeError,
-            f"`{rate}` must be a number, got (1+0j).",
+            f"`{rate}` must be a number, got {np.complex64(1)!r}.",
         ),
         (
             lambda: function(outputs, tf.ones([2])),

@@ -660,13 +660,8 @@ def test_keras_fit():
 # Compilers
 
 
-def has_xla():
-    devices = tf.Session().list_devices()
-    return any(device.device_type == "XLA_CPU" for device in devices)
-
-
 def test_xla_jit_scope(tmp_path):
-    if not has_xla():
+    if not versions.has_xla():
         pytest.skip("this build of TensorFlow has no XLA")
 
     def network(new_cell, inputs, is_train):

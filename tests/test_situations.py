@@ -18,6 +18,7 @@ import weakref
 import numpy as np
 import pytest
 import situations
+import versions
 from situations import (
     BATCH,
     ROADS,
@@ -582,20 +583,6 @@ def test_defun_is_refused(name, mode):
         assert is_of_ours(info.value)
 
 
-def has_xla():
-    with tf.Session() as session:
-        kinds = {device.device_type for device in session.list_devices()}
-    return "XLA_CPU" in kinds
-
-
-def compiled(call, inputs):
-    if situations.VERSION >= (1, 14):
-        return tf.xla.experimental.compile(call, inputs)
-    from tensorflow.contrib.compiler import xla
-
-    return xla.compile(call, inputs)
-
-
 @pytest.mark.parametrize(
     "name, mode",
     some_slow(
@@ -607,7 +594,7 @@ def compiled(call, inputs):
     ),
 )
 def test_xla(name, mode):
-    if not has_xla():
+    if not versions.has_xla():
         pytest.skip("this build of TensorFlow has no XLA")
     row, situation = ROWS[name], situation_of(name, mode)
     with as_in(situation):
@@ -625,7 +612,7 @@ def test_xla(name, mode):
             gradients = list(map(tf.convert_to_tensor, gradients))
             return net.results + net.used + gradients
 
-        found = list(compiled(call, [x]))
+        found = list(versions.compiled(call, [x]))
         count, uses = len(row.sizes) + 1, len(row.shapes)
         program = Program(
             situation,

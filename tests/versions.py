@@ -113,6 +113,22 @@ def function():
     return tf.function if VERSION >= (1, 15) else tf.contrib.eager.defun
 
 
+def has_xla():
+    """Whether TensorFlow was built with XLA; 2.x is, and lists it no more."""
+    with tf.Session() as session:
+        kinds = {device.device_type for device in session.list_devices()}
+    return VERSION >= (2,) or "XLA_CPU" in kinds
+
+
+def compiled(call, inputs):
+    """What XLA makes of `call` of `inputs`."""
+    if VERSION >= (1, 14):
+        return tf.xla.experimental.compile(call, inputs)
+    from tensorflow.contrib.compiler import xla
+
+    return xla.compile(call, inputs)
+
+
 def jit_scope():
     """Has XLA compile the ops that are made in it."""
     if VERSION >= (1, 14):

@@ -97,9 +97,21 @@ def _entry(name, value):
     return "\n".join(parts)
 
 
+def _parameters(value):
+    """What a call takes; of a class, what a constructor of ours does.
+
+    To those of hooks, for one, the Estimator of 2.x does something of its own.
+    """
+    if inspect.isclass(value):
+        ours = [b for b in value.__mro__ if b.__module__.startswith(PACKAGE)]
+        if not any({"__init__", "__new__"} & set(vars(base)) for base in ours):
+            return []
+    return inspect.signature(value).parameters.values()
+
+
 def _signature(name, value):
     arguments, stars = [], False
-    for each in inspect.signature(value).parameters.values():
+    for each in _parameters(value):
         if each.kind is each.KEYWORD_ONLY and not stars:
             arguments.append("*")
         stars = stars or each.kind in (each.VAR_POSITIONAL, each.KEYWORD_ONLY)
