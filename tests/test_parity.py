@@ -117,7 +117,9 @@ def test_a_step_in_tensorflow_against_numpy(parity, example, tied):
         direction = random.randn(*weights[name].shape)
         expected = slope(lambda w: of(w)[0], weights, name, direction)
         found = np.vdot(gradients[name], direction)
-        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            found, expected, rtol=1e-6, atol=1e-9, err_msg=name
+        )
     norm = np.sqrt(sum(np.sum(x**2) for x in gradients.values()))
     assert norm > settings["clip"]  # so that it matters
     for name, after in model.weights().items():
