@@ -19,7 +19,8 @@ import pickle
 import sys
 
 import numpy as np
-from versions import VERSION, nest, rnn_cell, tf
+import versions
+from versions import nest, rnn_cell, tf
 
 import awd_lstm_tf
 from awd_lstm_tf import masks
@@ -32,10 +33,7 @@ LIMIT = 1e-5
 
 
 def function(python_function):
-    """`tf.function`, or what stood for it before TensorFlow 1.15."""
-    if VERSION >= (1, 15):
-        return tf.function(python_function)
-    return tf.contrib.eager.defun(python_function)
+    return versions.function()(python_function)
 
 
 def run_config():

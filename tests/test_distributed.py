@@ -582,16 +582,16 @@ def test_mirrored_estimator(tmp_path, seed, arguments):
     )
     estimator = tf.estimator.Estimator(model_fn, config=run_config)
     losses = []
-    for steps in (1, 40):
+    for steps in (1, 60):
         cells.clear()
         watch = Watch(cells)
         estimator.train(examples_of_sums, [watch], steps)
         losses.append(estimator.evaluate(examples_of_sums, 4)["loss"])
     assert losses[1] < 0.3 * losses[0]
     masks = watch.masks[1:]  # with UPDATE_OPS, the first step has none
-    assert len(masks) == 39 and {len(pair) for pair in masks} == {2}
+    assert len(masks) == 59 and {len(pair) for pair in masks} == {2}
     masks = {mask.tobytes() for mask in itertools.chain(*masks)}
-    assert len(masks) == 2 * 39
+    assert len(masks) == 2 * 59
     mirrored = [name for name in watch.weights if "/replica_1" in name]
     assert len(mirrored) >= 4
     for name in mirrored:

@@ -517,6 +517,9 @@ with tf.Session() as session:
 """
 
 
+@pytest.mark.skipif(
+    versions.VERSION < (1, 13), reason="has no enable_v2_tensorshape (1.13)"
+)
 def test_everything_works_with_tensorshape_v2():
     assert printed(SHAPES) == ["10"]
 

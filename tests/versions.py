@@ -108,6 +108,8 @@ def mirrored_strategy(devices):
 
 def function():
     """`tf.function`, or what stood for it before TensorFlow 1.15."""
+    if VERSION < (1, 12):
+        pytest.skip("functions have no gradient of stock layers (1.12)")
     if VERSION >= (2,):
         return tensorflow.function
     return tf.function if VERSION >= (1, 15) else tf.contrib.eager.defun
