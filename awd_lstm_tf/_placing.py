@@ -194,6 +194,11 @@ def outside_innermost_loop(for_reading=False):
     stack = graph._control_dependencies_stack
     spot = Place(graph, context, ())
     waits = [op for level in stack for op in level.control_inputs]
+    for inner in _around(tf.get_default_graph()):
+        if inner is graph:
+            break
+        # A body's ops do not wait for ops outside: all of the loop does.
+        waits += _versions.waited_for(inner)
     kept = tuple(op for op in waits if spot.sees_op(op))
     with graph.as_default():
         graph._set_control_flow_context(context)

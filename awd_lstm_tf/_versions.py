@@ -182,6 +182,13 @@ def outer_graph(graph):
     return getattr(graph, "outer_graph", None)
 
 
+def waited_for(graph):
+    """The ops outside that all of the function graph `graph` waits for."""
+    captures = getattr(graph, "function_captures", None)
+    found = getattr(graph, "control_captures", ())
+    return list(getattr(captures, "control", found))
+
+
 def keras_backend():
     """The module that has Keras's learning phase; None for Keras 3."""
     try:

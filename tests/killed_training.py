@@ -31,6 +31,8 @@ def train(folder, last_step):
     loss = tf.losses.mean_squared_error(tf.reduce_sum(inputs, 2, True), guess)
     step = tf.train.get_or_create_global_step()
     train_op = tf.train.AdamOptimizer(0.05).minimize(loss, step)
+    with tf.control_dependencies([train_op]):
+        done = step.read_value()
     mask = cell.mask
     with tf.train.MonitoredTrainingSession(
         checkpoint_dir=folder,
@@ -44,7 +46,7 @@ def train(folder, last_step):
         print("start", now, flush=True)
         while now < last_step:
             run_past_hooks(session, cell.get_vd_update_op())
-            _, now, value, used = session.run([train_op, step, loss, mask])
+            _, now, value, used = session.run([train_op, done, loss, mask])
             assert set(np.unique(used)) <= {0, 2}, used
             print("step", now, value, flush=True)
 

@@ -1332,7 +1332,8 @@ def test_sentence(call, error, sentence):
     with pytest.raises(error) as caught:
         call()
     assert type(caught.value) in (error, NotKept)
-    assert str(caught.value) == sentence
+    said = str(caught.value).replace("(None, ", "(?, ")  # shapes of 2.x
+    assert said == sentence.replace("(None, ", "(?, ")
 
 
 @pytest.mark.smoke

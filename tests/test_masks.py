@@ -256,6 +256,7 @@ def test_build_does_not_freeze_the_order():
     assert_sees_update(cell, outputs, cell.get_vd_update_op())
 
 
+@versions.not_in_v2_flow("all of a loop waits, or nothing in it")
 def test_ordering_is_honoured_in_an_outer_loop():
     cell = dropping_cell()
 
@@ -422,6 +423,8 @@ CALLS = {
     "call, auto_update", grids.singles(sorted(CALLS), [False, True])
 )
 def test_kernel_is_masked_once_outside_the_loop(call, auto_update):
+    if call == "nested" and versions.FLOW == "v2":
+        pytest.skip("control flow v2: it is in the graph of the outer body")
     run, loops, count = CALLS[call]
     cell = dropping_cell(auto_update=auto_update)
     outputs = run(cell)

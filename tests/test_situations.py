@@ -516,7 +516,7 @@ def by_recomputing(call):
 )
 def test_gradient_of_a_users_own(name, mode, around, called_before):
     """Right, or refused; and only what draws at every call is refused."""
-    if around is by_recomputing and situations.VERSION >= (2,):
+    if around is by_recomputing and versions.VERSION >= (2,):
         pytest.skip("needs tf.contrib")
     situation = situation_of(name, mode)
     row = ROWS[name]

@@ -320,6 +320,7 @@ def test_ordering_is_that_of_the_call_not_of_the_build(open_session):
         np.testing.assert_allclose(value, expected, atol=1e-6)
 
 
+@versions.not_in_v2_flow("stock layers of nested loops are lost outside")
 @pytest.mark.parametrize("auto_update", [False, True])
 def test_built_in_a_nested_loop_and_called_everywhere(
     auto_update, open_session
@@ -365,6 +366,7 @@ def test_control_flow_v2(name, open_session, seed, control_flow_v2):
     "name, why",
     grids.singles(["gru", "stack", "dense", "function"], ["mode", "rate"]),
 )
+@versions.not_in_v2_flow("functions and seeds are numbered anew in a graph")
 def test_nothing_to_drop_is_the_stock_graph(name, why):
     keep_rate, is_train = (0.5, False) if why == "mode" else (1.0, True)
     make, call, _ = LAYERS[name]
@@ -500,7 +502,7 @@ def test_object_based_checkpoint_holds_the_weights(
     before = session.run(weights)
     checkpoint = tf.train.Checkpoint(cell=cell)
     path = checkpoint.save(str(tmp_path / "model"), session)
-    initialized(session)
+    session.run([variable.assign(variable + 1) for variable in weights])
     assert not oracles.same(session.run(weights), before)
     checkpoint.restore(path).assert_consumed().run_restore_ops(session)
     assert oracles.same(session.run(weights), before)

@@ -93,6 +93,11 @@ def tensor_types(interpreter):
             return types
 
 
+def not_in_v2_flow(reason):
+    """A mark for what control flow v2 makes another thing of."""
+    return pytest.mark.skipif(FLOW == "v2", reason=f"control flow v2: {reason}")
+
+
 def saveable_from_iterator(iterator):
     """What savers take for the place of a tf.data iterator."""
     data = tf.data.experimental if VERSION >= (1, 12) else tf.contrib.data
