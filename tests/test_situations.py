@@ -1207,4 +1207,4 @@ def test_any_situation(chunk, seed, record_property):
     record_property("found", dict(found))
     print("\n".join(f"{count} {what}" for what, count in found.items()))
     assert not wrong, "\n".join(wrong)
-    assert found["right"] > 0.9 * IN_CHUNK
+    assert found["right"] >= 0.8 * IN_CHUNK  # the others are refused
