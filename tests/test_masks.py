@@ -554,6 +554,11 @@ def test_kernel_is_masked_once_with_control_flow_v2(call, auto_update):
 
 
 @pytest.mark.usefixtures("control_flow_v2")
+def test_ordering_is_honoured_with_control_flow_v2():
+    test_ordering_is_honoured_beside_an_op_in_the_loop()
+
+
+@pytest.mark.usefixtures("control_flow_v2")
 @pytest.mark.parametrize("loop", ["dynamic_rnn", "static_rnn"])
 @pytest.mark.parametrize("wiring", ["minimize", "rnn", "auto_update"])
 def test_forward_and_backward_agree_with_control_flow_v2(wiring, loop, seed):
