@@ -54,7 +54,8 @@ def run_tests(version, python, jobs):
     start = time.time()
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.xml")
-        mark = "-m smoke " if version.tests == "smoke" else ""
+        smoke = version.tests == "smoke"
+        mark = "-m 'smoke and not slow' " if smoke else ""
         code = subprocess.call(
             [MAKE, "--no-print-directory", "check"]
             + [f"TF={version.tensorflow}", f"PY={version.python}"]
