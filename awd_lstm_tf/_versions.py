@@ -283,3 +283,14 @@ def as_written(call):
     call.__ag_compiled = True
     call.autograph_info__ = None  # 2.x
     return call
+
+
+def _leave_as_written():
+    # 1.14 rewrites `call` all the same, and functions that it then gets wrong.
+    from tensorflow.python.autograph.core import config
+
+    config.DEFAULT_UNCOMPILED_MODULES.add(("awd_lstm_tf",))
+
+
+if VERSION[:2] == (1, 14):
+    _leave_as_written()
