@@ -287,8 +287,7 @@ def as_written(call):
 
 def _leave_as_written():
     # 1.14 rewrites `call` all the same, and functions that it then gets wrong.
-    from tensorflow.python.autograph.core import config
-
+    config = importlib.import_module("tensorflow.python.autograph.core.config")
     config.DEFAULT_UNCOMPILED_MODULES.add(("awd_lstm_tf",))
 
 
