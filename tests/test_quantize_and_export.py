@@ -72,7 +72,9 @@ def test_integers_are_as_good_as_floats(quantize_and_export, tmp_path, tied):
     arguments = [f"--out={tmp_path}", "--threads=1"] + tied + installed()
     results = quantize_and_export.run(quantize_and_export.parse(arguments))
     assert 1.5 < results["float"] < 2.5
-    assert results["fake_quant"] <= results["float"] + 0.05
+    # One table for two purposes has one range, so it loses more.
+    lost = 0.1 if tied else 0.05
+    assert results["fake_quant"] <= results["float"] + lost
     for form in quantize_and_export.FORMS:
         assert results["bytes"][form] <= 0.35 * results["bytes"]["float"]
         for ran in results["ran"][form]:
