@@ -24,24 +24,24 @@ def masked(owner, weights, drawn, whole_rows):
     def once(name, make, *inputs):
         return _placing.once_per_sequence(owner, name, make, inputs)
 
-    def parts():
-        # A vector is cut, and put together again, in one copy, not a matrix.
-        flat = tf.reshape(weights, [-1])
-        border = whole_rows * drawn.kept.shape.as_list()[1]
-        return flat[:border], tf.reshape(flat[border:], drawn.kept.shape)
+    # A vector is cut, and put together again, in one copy, not a matrix.
+    border = whole_rows and whole_rows * drawn.kept.shape.as_list()[1]
 
-    if not whole_rows:
-        scaled = once(
-            "scaled", lambda: weights * drawn.scale, weights, drawn.scale
+    def dropped():
+        if not border:
+            return weights
+        rest = tf.reshape(weights, [-1])[border:]
+        return tf.reshape(rest, drawn.kept.shape)
+
+    scaled = once(
+        "scaled", lambda: dropped() * drawn.scale, weights, drawn.scale
+    )
+    product = _product(scaled, drawn.kept)
+    if border:
+        whole = once(
+            "whole", lambda: tf.reshape(weights, [-1])[:border], weights
         )
-        product = _product(scaled, drawn.kept)
-    else:
-        whole = once("whole", lambda: parts()[0], weights)
-        scaled = once(
-            "scaled", lambda: parts()[1] * drawn.scale, weights, drawn.scale
-        )
-        flat = tf.reshape(_product(scaled, drawn.kept), [-1])
-        flat = tf.concat([whole, flat], 0)
+        flat = tf.concat([whole, tf.reshape(product, [-1])], 0)
         product = tf.reshape(flat, [-1] + scaled.shape.as_list()[1:])
     # An identity keeps `tf.contrib.quantize` from taking the product for
     # weights with a folded batch norm

@@ -141,10 +141,6 @@ def initialized(session):
     return session
 
 
-def open_initialized():
-    return initialized(tf.Session())
-
-
 def dense(units=UNITS, **arguments):
     return tf.layers.Dense(units, use_bias=False, **arguments)
 
