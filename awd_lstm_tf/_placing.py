@@ -115,6 +115,20 @@ def seed_in_function():
 
 
 @contextlib.contextmanager
+def outside_all():
+    """`tf.init_scope`, in the name scope of what is made now.
+
+    A loop's or a function's graph has a scope of its own, which begins in that
+    of the graph that it is built in: what belongs to a tower is found by it.
+    """
+    graphs = reversed(_around(tf.get_default_graph()))
+    scopes = filter(None, (graph.get_name_scope() for graph in graphs))
+    scope = "".join(name + "/" for name in scopes)
+    with ops.init_scope(), tf.name_scope(scope or None):
+        yield
+
+
+@contextlib.contextmanager
 def at_root(tensors):
     """Creates ops in the graph of `tensors`, outside of all contexts."""
     (graph,) = {outermost(tensor.graph) for tensor in tensors}

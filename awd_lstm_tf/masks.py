@@ -149,7 +149,7 @@ class Mask(object):
         if self._mode == VARIABLE:
             # Outside every context: the ops can be fetched wherever the first
             # call was made.
-            with ops.init_scope():
+            with _placing.outside_all():
                 _checks.graph_mode(self._argument)
                 self._begin_holding(state)
         return state

@@ -26,7 +26,7 @@ from awd_lstm_tf._versions import rnn_cell, tf  # noqa: E402
 
 tf.logging.set_verbosity(tf.logging.ERROR)
 ON_2 = _versions.VERSION >= (2,)
-if ON_2:
+if tf.executing_eagerly():  # who has graphs already has chosen which
     tf.disable_v2_behavior()
 
 Size = collections.namedtuple("Size", "batch time depth units")

@@ -20,7 +20,8 @@ import awd_lstm_tf  # noqa: E402
 
 if tf.__version__ >= "2":
     tf = tf.compat.v1
-    tf.disable_v2_behavior()
+    if tf.executing_eagerly():  # who has graphs already has chosen which
+        tf.disable_v2_behavior()
 
 OPTIMIZERS = {
     "sgd": tf.train.GradientDescentOptimizer,

@@ -152,6 +152,9 @@ def example(examples, benchmarks):
 @pytest.fixture(autouse=True)
 def fresh_graph(seed):
     """An empty default graph, and all generators seeded, for each test."""
+    if versions.VERSION >= (2,):  # a program that was imported may change it
+        wanted = versions.FLOW == "v2"
+        assert tf.control_flow_v2_enabled() == wanted, "a test left it changed"
     tf.reset_default_graph()
     tf.set_random_seed(seed)
     np.random.seed(seed)
