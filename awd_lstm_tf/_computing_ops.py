@@ -105,9 +105,10 @@ def _bias_type(lowering, matmul, bias, largest, factor):
 def check_weights(graph, weights):
     rounding = graph.rounding_of(weights)
     if rounding is None:
+        read = weights.op.type in ("Identity", "ReadVariableOp")
+        name = (weights.op.inputs[0] if read else weights).op.name
         raise ValueError(
-            f"The weights '{weights.op.name}' have no range: "
-            f"{_op_kinds.REWRITE}."
+            f"The weights '{name}' have no range: {_op_kinds.REWRITE}."
         )
     if not rounding.get_attr("narrow_range"):
         raise ValueError(

@@ -8,6 +8,7 @@ its graph, or is found in another.
 import collections
 import contextlib
 import sys
+import threading
 import weakref
 
 from tensorflow.python.framework import ops
@@ -194,6 +195,22 @@ def in_xla():
     )
 
 
+class _Lifted(threading.local):
+    """Where what this thread is lifting goes."""
+
+    place = None
+
+
+_lifted = _Lifted()
+
+
+def _lifted_to():
+    """The `Place` that what is made now is lifted to already; or None."""
+    place = _lifted.place
+    is_there = place and place._replace(control_inputs=()) == here()
+    return place if is_there else None
+
+
 @contextlib.contextmanager
 def outside_innermost_loop(for_reading=False):
     """Creates ops outside the innermost loop, and yields their `Place`.
@@ -203,6 +220,9 @@ def outside_innermost_loop(for_reading=False):
     that a call inside `tf.control_dependencies(update_ops)` is after the update
     (test_masks.py::test_ordering_is_honoured).
     """
+    if _lifted_to() is not None:  # what is lifted already, leaves no more loops
+        yield _lifted_to()
+        return
     graph, context = _outside(for_reading)
     before = graph._get_control_flow_context()
     stack = graph._control_dependencies_stack
@@ -217,10 +237,12 @@ def outside_innermost_loop(for_reading=False):
     with graph.as_default():
         graph._set_control_flow_context(context)
         graph._control_dependencies_stack = []
+        outer, _lifted.place = _lifted.place, spot._replace(control_inputs=kept)
         try:
             with tf.control_dependencies(kept):
-                yield spot._replace(control_inputs=kept)
+                yield _lifted.place
         finally:
+            _lifted.place = outer
             graph._control_dependencies_stack = stack
             graph._set_control_flow_context(before)
 

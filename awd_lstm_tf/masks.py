@@ -186,9 +186,15 @@ class Mask(object):
         keep_prob = self._keep_prob
         if not _checks.is_tensor(keep_prob):
             return keep_prob
-        visible = _placing.here().sees(keep_prob)
+        # Read once: a variable may change between the draw and its scale.
+        return self._lifted("rate", self._checked_rate, keep_prob)
+
+    def _checked_rate(self):
+        visible = _placing.here().sees(self._keep_prob)
         _checks.keep_prob_outside_loops(self._argument, visible)
-        return _checks.checked_keep_prob(self._argument, keep_prob, self._dtype)
+        return _checks.checked_keep_prob(
+            self._argument, self._keep_prob, self._dtype
+        )
 
     def _next_seed(self, state):
         if self._mode != VARIABLE and _placing.in_gradients():
@@ -206,17 +212,18 @@ class Mask(object):
 
     def _draw(self, state, dropping):
         seed = self._next_seed(state)
-        kept = _drawing.draw(self._shape, self._rate(), seed, dropping)
-        return _drawing.Drawn(kept, self._scale(dropping))
-
-    def _scale(self, dropping):
-        tensors = filter(_checks.is_tensor, (self._keep_prob, dropping))
-        return _placing.once_per_sequence(
-            self,
+        rate = self._rate()
+        scale = self._lifted(
             "scale",
-            lambda: _drawing.scale(self._rate(), self._dtype, dropping),
-            tuple(tensors),
+            lambda: _drawing.scale(rate, self._dtype, dropping),
+            rate,
+            dropping,
         )
+        kept = _drawing.draw(self._shape, rate, seed, dropping)
+        return _drawing.Drawn(kept, scale)
+
+    def _lifted(self, name, make, *inputs):
+        return _placing.once_per_sequence(self, name, make, inputs)
 
     # Using
 
@@ -228,7 +235,7 @@ class Mask(object):
         """
         drawn = self._here_drawn()
         with tf.name_scope(self._name + "_value"):
-            return _placing.once_per_sequence(self, "value", drawn.dense, drawn)
+            return self._lifted("value", drawn.dense, *drawn)
 
     def drop(self, weights):
         """`weights` times the mask, for a call made here, lifted as `value` is.
@@ -242,11 +249,11 @@ class Mask(object):
         if not self.active:
             return weights
         drawn = self._here_drawn()
-        return _placing.once_per_sequence(
-            self,
+        return self._lifted(
             "dropped",
             lambda: _masking.masked(self, weights, drawn, self._whole_rows),
-            (weights,) + drawn,
+            weights,
+            *drawn,
         )
 
     def value_for(self, inputs):
@@ -259,16 +266,15 @@ class Mask(object):
         state = self._in_graph()
         refuse_in_defun(self._argument)
         with tf.name_scope(self._name + "_draw"):
-            key = _placing.once_per_sequence(
-                self, "key", lambda: self._key(state)
-            )
+            key = self._lifted("key", lambda: self._key(state))
+            rate = self._rate()
             shape = tf.shape(inputs)[-len(self._shape) :]
             shape = tf.where(
                 [size is None for size in self._shape],
                 shape,
                 [size or 0 for size in self._shape],
             )
-            drawn = _drawing.draw_by_key(key, shape, self._rate(), self._dtype)
+            drawn = _drawing.draw_by_key(key, shape, rate, self._dtype)
             drawn = drawn.when(self._is_train)
         drawn.kept.set_shape(self._shape)
         self._note(state, drawn)

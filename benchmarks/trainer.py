@@ -363,7 +363,7 @@ class Trainer(object):
 
     def _held_out_windows(self, model, ids, *tensors):
         """Values of tensors for each window of a text, and its targets."""
-        batch_size = model.inputs.shape[0].value
+        batch_size = model.inputs.shape.as_list()[0]
         self.session.run(model.reset_state)
         for inputs, targets in text_data.held_out_windows(
             ids, batch_size, HELD_OUT_STEPS

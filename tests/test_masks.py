@@ -13,6 +13,7 @@ from versions import tf
 from awd_lstm_tf import (
     VariationalDropout,
     WeightDropLSTMCell,
+    WeightDropWrapper,
     _drawing,
     diagnostics,
     masks,
@@ -317,6 +318,99 @@ def test_ordering_is_honoured_for_weights_made_in_a_nested_loop():
 
 
 # Promise 4: once, outside of the innermost loop
+# and no further: what is in a loop around that is of its step
+
+
+ASSIGNED = {
+    "cell": [
+        lambda **kwargs: tf.nn.rnn_cell.LSTMCell(oracles.UNITS, **kwargs),
+        lambda **kwargs: WeightDropLSTMCell(oracles.UNITS, **kwargs),
+        [dict(recurrent_only=True), dict(use_peepholes=True, num_proj=3)],
+    ],
+    "wrapper": [
+        lambda: tf.nn.rnn_cell.GRUCell(oracles.UNITS),
+        lambda **kwargs: WeightDropWrapper(
+            tf.nn.rnn_cell.GRUCell(oracles.UNITS), **kwargs
+        ),
+        [dict()],
+    ],
+}
+MODES = {
+    masks.PER_STEP: dict(),
+    masks.PER_RUN: dict(use_vd=True, auto_update=True),
+    masks.VARIABLE: dict(use_vd=True),
+}
+
+
+def in_a_loop_that_assigns(cell):
+    """Outputs of three sequences; all weights change after each."""
+    # Makes the variables: stock cells of 1.13 cannot be built without a call.
+    cell(tf.ones([2, oracles.DEPTH]), cell.zero_state(2, tf.float32))
+
+    def sequence(number, found):
+        outputs = dynamic(cell)
+        with tf.control_dependencies([outputs]):
+            changed = [
+                tf.convert_to_tensor(tf.assign(w, 1.5 * w))
+                for w in cell.trainable_weights
+            ]
+        with tf.control_dependencies(changed):
+            return number + 1, found.write(number, tf.identity(outputs))
+
+    start = 0, tf.TensorArray(tf.float32, 3)
+    loop = tf.while_loop(
+        lambda n, _: n < 3, sequence, start, parallel_iterations=1
+    )
+    with initialized_session() as session:
+        return session.run(loop[1].stack())
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.parametrize("name", sorted(ASSIGNED))
+def test_weights_may_be_assigned_in_a_loop_around(name, mode):
+    make_stock, make_dropping, kinds = ASSIGNED[name]
+    for kind in kinds:
+        stock = make_stock(
+            **{k: v for k, v in kind.items() if k != "recurrent_only"}
+        )
+        rate = tf.placeholder_with_default(1.0, [])  # not known to be 1.0
+        dropping = make_dropping(weight_drop_kr=rate, **MODES[mode], **kind)
+        outputs = []
+        for cell in stock, dropping:
+            start = tf.random_uniform_initializer(-0.5, 0.5, seed=7)
+            scope = f"of_{len(tf.trainable_variables())}"
+            with tf.variable_scope(scope, None, use_resource=True) as scope:
+                scope.set_initializer(start)
+                outputs.append(in_a_loop_that_assigns(cell))
+        assert np.abs(outputs[0][0] - outputs[0][2]).max() > 0.01
+        assert oracles.same(*outputs, bound=1e-6)
+
+
+@pytest.mark.parametrize("mode", [masks.PER_STEP, masks.PER_RUN])
+def test_rate_may_change_in_a_loop_around(mode):
+    rate = tf.get_variable("rate", initializer=1.0, use_resource=True)
+    mask = masks.Mask(rate, mode)
+    mask.build([16, 16], tf.float32)
+
+    def step(time, _):
+        return time + 1, mask.drop(tf.ones([16, 16]))
+
+    def sequence(number, found):
+        start = 0, tf.zeros([16, 16])
+        _, dropped = tf.while_loop(lambda t, _: t < 2, step, start)
+        with tf.control_dependencies([dropped]):
+            changed = tf.convert_to_tensor(tf.assign(rate, rate / 2))
+        with tf.control_dependencies([changed]):
+            return number + 1, found.write(number, tf.identity(dropped))
+
+    start = 0, tf.TensorArray(tf.float32, 3)
+    loop = tf.while_loop(
+        lambda n, _: n < 3, sequence, start, parallel_iterations=1
+    )
+    with initialized_session() as session:
+        values = session.run(loop[1].stack())
+    found = [set(np.unique(value)) for value in values]
+    assert found == [{1.0}, {0.0, 2.0}, {0.0, 4.0}]
 
 
 def masked_kernels():

@@ -388,7 +388,9 @@ def test_quantizes_from_the_delay_on(open_session, loop, drop, form):
     for step in range(4):
         output, *gradients = found["delayed"][step]
         expected = found["float" if step < 2 else "quantized"][step]
-        np.testing.assert_array_equal(output, expected[0])
+        # In a function, a cond may keep TensorFlow from fusing two ops to one.
+        last_bit = 1e-6 if versions.FLOW == "v2" else 0
+        np.testing.assert_allclose(output, expected[0], rtol=0, atol=last_bit)
         for have, need in zip(gradients, expected[1:]):
             np.testing.assert_allclose(have, need, rtol=1e-4, atol=1e-7)
     assert not np.array_equal(found["float"][0][0], found["quantized"][0][0])

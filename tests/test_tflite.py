@@ -369,7 +369,7 @@ def test_op_without_integer_form_is_named(make_step):
 
 
 def test_cell_without_quantization_is_refused(make_step):
-    refused(make_step(is_quant=False), "weights 'lstm_cell/kernel/read' have")
+    refused(make_step(is_quant=False), "weights 'lstm_cell/kernel' have")
 
 
 def test_cell_in_a_loop_is_refused(open_session):
