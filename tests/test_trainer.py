@@ -10,8 +10,8 @@ import time
 import grids
 import numpy as np
 import pytest
-from tiny_runs import TINY, read, windows_of
 import versions
+from tiny_runs import TINY, read, windows_of
 from versions import tf
 
 EVERY_PART = (
