@@ -17,8 +17,13 @@ from awd_lstm_tf import _versions
 from awd_lstm_tf._versions import tf
 
 
-class Place(collections.namedtuple("Place", "graph context control_inputs")):
-    """A spot in the graph: what ops created there belong to and wait for."""
+class Place(
+    collections.namedtuple("Place", "graph context control_inputs is_early")
+):
+    """A spot in the graph: what ops created there belong to and wait for.
+
+    `is_early`: something in the branch of a cond is waited for, and not here.
+    """
 
     def sees(self, value):
         """Whether `value` can be used here without being in a deeper loop."""
@@ -43,7 +48,7 @@ class Place(collections.namedtuple("Place", "graph context control_inputs")):
 def here():
     """The place of a call, without what it waits for."""
     graph = tf.get_default_graph()
-    return Place(graph, graph._get_control_flow_context(), ())
+    return Place(graph, graph._get_control_flow_context(), (), False)
 
 
 def _around(graph):
@@ -142,7 +147,7 @@ def at_root(tensors):
 
 
 def _outside(for_reading):
-    """The graph and control-flow context around the innermost loop.
+    """The graph and context around the innermost loop, and if there is one.
 
     Conds on the way to that loop are left, too, so that the steps of
     `static_rnn` with `sequence_length` (each in a cond) and both branches of a
@@ -154,10 +159,11 @@ def _outside(for_reading):
     """
     graph = tf.get_default_graph()
     context = graph._get_control_flow_context()
+    left_loop = False
     while True:
         if context is None:
             if not _is_part(graph):
-                return graph, None
+                return graph, None, left_loop
             left_loop = _versions.is_loop_graph(graph)
             graph = _versions.outer_graph(graph)
             context = graph._get_control_flow_context()
@@ -167,9 +173,9 @@ def _outside(for_reading):
         elif for_reading and context.IsXLAContext():
             left_loop, context = False, context.outer_context
         else:
-            return graph, context
+            return graph, context, left_loop
         if left_loop and not (for_reading and _is_left(graph, context)):
-            return graph, context
+            return graph, context, True
 
 
 def _is_part(graph):
@@ -207,37 +213,38 @@ _lifted = _Lifted()
 def _lifted_to():
     """The `Place` that what is made now is lifted to already; or None."""
     place = _lifted.place
-    is_there = place and place._replace(control_inputs=()) == here()
+    is_there = place and (place.graph, place.context) == here()[:2]
     return place if is_there else None
 
 
 @contextlib.contextmanager
-def outside_innermost_loop(for_reading=False):
+def outside_innermost_loop(for_reading=False, after=()):
     """Creates ops outside the innermost loop, and yields their `Place`.
 
     Unlike `tf.init_scope` and `tf.control_dependencies(None)` it keeps those
     of the surrounding control dependencies that can be seen from out there, so
     that a call inside `tf.control_dependencies(update_ops)` is after the update
-    (test_masks.py::test_ordering_is_honoured).
+    (test_masks.py::test_ordering_is_honoured). Those that cannot be seen are
+    replaced by what they wait for themselves, among the ops `after`.
     """
     if _lifted_to() is not None:  # what is lifted already, leaves no more loops
         yield _lifted_to()
         return
-    graph, context = _outside(for_reading)
+    graph, context, left_loop = _outside(for_reading)
     before = graph._get_control_flow_context()
     stack = graph._control_dependencies_stack
-    spot = Place(graph, context, ())
-    waits = [op for level in stack for op in level.control_inputs]
-    for inner in _around(tf.get_default_graph()):
-        if inner is graph:
-            break
-        # A body's ops do not wait for ops outside: all of the loop does.
-        waits += _versions.waited_for(inner)
-    kept = tuple(op for op in waits if spot.sees_op(op))
+    spot = Place(graph, context, (), False)
+    waits = _waits(graph)
+    kept = [op for op in waits if spot.sees_op(op)]
+    lost = [op for op in waits if op not in kept]
+    if lost:
+        kept += [op for op in after if _waits_for(lost, op)]
+    is_early = bool(lost) and not left_loop
+    spot = spot._replace(control_inputs=tuple(kept), is_early=is_early)
     with graph.as_default():
         graph._set_control_flow_context(context)
         graph._control_dependencies_stack = []
-        outer, _lifted.place = _lifted.place, spot._replace(control_inputs=kept)
+        outer, _lifted.place = _lifted.place, spot
         try:
             with tf.control_dependencies(kept):
                 yield _lifted.place
@@ -245,6 +252,33 @@ def outside_innermost_loop(for_reading=False):
             _lifted.place = outer
             graph._control_dependencies_stack = stack
             graph._set_control_flow_context(before)
+
+
+def _waits(outer):
+    """The ops that what is made now waits for, in graphs up to `outer`."""
+    found = []
+    for graph in _around(tf.get_default_graph()):
+        for level in graph._control_dependencies_stack:
+            found += level.control_inputs
+        if graph is outer:
+            return found
+        # A body's ops do not wait for ops outside: all of the loop does.
+        found += _versions.waited_for(graph)
+
+
+def _waits_for(waiting, target):
+    """Whether one of the ops `waiting` is computed after the op `target`."""
+    known, left = set(), list(waiting)
+    while left:
+        op = left.pop()
+        if op is target:
+            return True
+        if op not in known:
+            known.add(op)
+            outside = _versions.captured_by(op)
+            before = [tensor.op for tensor in list(op.inputs) + outside]
+            left += before + list(op.control_inputs)
+    return False
 
 
 def made_at(place, *tensors):
@@ -268,13 +302,14 @@ def once_per_sequence(owner, name, make, inputs=()):
       name: what is made, among all that the owner has made.
       make: a function without arguments that returns a tensor.
       inputs: the tensors and variables that `make` uses. If one of them was
-        made inside the loop there is no way out: `make` is called in place.
+        made inside the loop there is no way out: `make` is called in place; so
+        it is in a branch, in no loop, that has it wait for ops of the branch.
 
     Returns:
       The tensor, shared by all calls from the same place.
     """
     with outside_innermost_loop() as place:
-        lifted = all(place.sees(value) for value in inputs)
+        lifted = all(map(place.sees, inputs)) and not place.is_early
         # `tf.custom_gradient` looks for the variables that its function reads,
         # and does not see those that were read before.
         is_seen = in_custom_gradient() or in_gradients()

@@ -189,6 +189,13 @@ def waited_for(graph):
     return list(getattr(captures, "control", found))
 
 
+def captured_by(op):
+    """The tensor outside that `op` of a function's graph is; in a list."""
+    if op.type != "Placeholder" or outer_graph(op.graph) is None:
+        return []
+    return [outer for outer, inner in op.graph.captures if inner.op is op]
+
+
 def keras_backend():
     """The module that has Keras's learning phase; None for Keras 3."""
     try:

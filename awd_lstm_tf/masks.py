@@ -316,7 +316,8 @@ class Mask(object):
         return drawn if lifted else drawn.when(self._is_train)
 
     def _read(self, state):
-        with _placing.outside_innermost_loop(for_reading=True) as place:
+        writes = [op for op in (state.update, state.reset) if op is not None]
+        with _placing.outside_innermost_loop(True, writes) as place:
             lifted = place.sees(self._is_train)
             dropping = self._is_train if lifted else True
             memory = _placing.memory(place.graph, self)

@@ -317,6 +317,68 @@ def test_ordering_is_honoured_for_weights_made_in_a_nested_loop():
             assert np.array_equal(got, 6 * used)  # 2 * (1 + 2)
 
 
+def in_a_branch(call):
+    chosen = tf.placeholder_with_default(True, [])
+    return tf.cond(chosen, call, lambda: tf.zeros([16, 16]))
+
+
+def in_a_loop(call):
+    start = 0, tf.zeros([16, 16])
+    return tf.while_loop(
+        lambda t, _: t < 2, lambda t, _: (t + 1, call()), start
+    )[1]
+
+
+@pytest.mark.parametrize("flow", ["v1", "v2"])
+@pytest.mark.parametrize("around", [in_a_branch, in_a_loop])
+@pytest.mark.parametrize("is_grouped", [True, False])
+def test_ordering_is_honoured_through_ops_inside(
+    is_grouped, around, flow, request
+):
+    """What is waited for cannot be seen from outside, but waits itself."""
+    if flow == "v2":
+        request.getfixturevalue("control_flow_v2")
+    mask = masks.Mask(0.5, masks.VARIABLE)
+    mask.build([16, 16], tf.float32)
+    update = mask.update_ops("update")
+    with tf.control_dependencies(update):
+        outside = tf.ones([])
+
+    def call():
+        inside = tf.group(*update) if is_grouped else outside + 1.0
+        with tf.control_dependencies([inside]):
+            return mask.drop(tf.ones([16, 16]))
+
+    used, held = around(call), mask._known().root.dense()
+    with initialized_session() as session:
+        for _ in range(10):
+            value = session.run(used)
+            assert np.any(value == 0)
+            assert np.array_equal(value, session.run(held))
+
+
+@pytest.mark.parametrize("flow", ["v1", "v2"])
+@pytest.mark.parametrize("auto_update", [False, True])
+def test_weights_may_be_assigned_in_a_branch(auto_update, flow, request):
+    if flow == "v2":
+        request.getfixturevalue("control_flow_v2")
+    mode = masks.PER_RUN if auto_update else masks.VARIABLE
+    mask = masks.Mask(tf.placeholder_with_default(1.0, []), mode)
+    mask.build([200, 200], tf.float32)
+    weights = tf.get_variable("weights", [200, 200], use_resource=True)
+
+    def assigned():
+        new = tf.assign(weights, tf.random_uniform([200, 200]))
+        with tf.control_dependencies([tf.convert_to_tensor(new)]):
+            return mask.drop(weights)
+
+    chosen = tf.placeholder_with_default(True, [])
+    used = tf.cond(chosen, assigned, lambda: tf.zeros([200, 200]))
+    with initialized_session() as session:
+        for _ in range(20):
+            assert np.array_equal(session.run(used), session.run(weights))
+
+
 # Promise 4: once, outside of the innermost loop
 # and no further: what is in a loop around that is of its step
 
