@@ -146,7 +146,31 @@ def at_root(tensors):
 # Leaving loops
 
 
-def _outside(for_reading):
+class _Lifting(threading.local):
+    """What this thread is doing: where to, if it is lifting already."""
+
+    place = None
+    as_a_loop = False
+
+
+_lifting = _Lifting()
+
+
+@contextlib.contextmanager
+def as_a_loop():
+    """What a whole sequence is computed with is made for each call of it.
+
+    For `once_per_sequence` it is a loop: one around it is another, which may
+    change the weights at each of its turns.
+    """
+    before, _lifting.as_a_loop = _lifting.as_a_loop, True
+    try:
+        yield
+    finally:
+        _lifting.as_a_loop = before
+
+
+def _outside(for_reading, in_turn):
     """The graph and context around the innermost loop, and if there is one.
 
     Conds on the way to that loop are left, too, so that the steps of
@@ -161,6 +185,8 @@ def _outside(for_reading):
     context = graph._get_control_flow_context()
     left_loop = False
     while True:
+        if in_turn and _is_loop(graph, context):
+            return graph, context, True
         if context is None:
             if not _is_part(graph):
                 return graph, None, left_loop
@@ -176,6 +202,13 @@ def _outside(for_reading):
             return graph, context, left_loop
         if left_loop and not (for_reading and _is_left(graph, context)):
             return graph, context, True
+
+
+def _is_loop(graph, context):
+    """Whether this is the inside of a loop, and of no cond in it."""
+    if context is None:
+        return _versions.is_loop_graph(graph)
+    return context.IsWhileContext()
 
 
 def _is_part(graph):
@@ -201,24 +234,15 @@ def in_xla():
     )
 
 
-class _Lifted(threading.local):
-    """Where what this thread is lifting goes."""
-
-    place = None
-
-
-_lifted = _Lifted()
-
-
 def _lifted_to():
     """The `Place` that what is made now is lifted to already; or None."""
-    place = _lifted.place
+    place = _lifting.place
     is_there = place and (place.graph, place.context) == here()[:2]
     return place if is_there else None
 
 
 @contextlib.contextmanager
-def outside_innermost_loop(for_reading=False, after=()):
+def outside_innermost_loop(for_reading=False, after=(), in_turn=False):
     """Creates ops outside the innermost loop, and yields their `Place`.
 
     Unlike `tf.init_scope` and `tf.control_dependencies(None)` it keeps those
@@ -226,11 +250,13 @@ def outside_innermost_loop(for_reading=False, after=()):
     that a call inside `tf.control_dependencies(update_ops)` is after the update
     (test_masks.py::test_ordering_is_honoured). Those that cannot be seen are
     replaced by what they wait for themselves, among the ops `after`.
+
+    `in_turn`: conds are left, not the loop that they are in.
     """
     if _lifted_to() is not None:  # what is lifted already, leaves no more loops
         yield _lifted_to()
         return
-    graph, context, left_loop = _outside(for_reading)
+    graph, context, left_loop = _outside(for_reading, in_turn)
     before = graph._get_control_flow_context()
     stack = graph._control_dependencies_stack
     spot = Place(graph, context, (), False)
@@ -244,12 +270,12 @@ def outside_innermost_loop(for_reading=False, after=()):
     with graph.as_default():
         graph._set_control_flow_context(context)
         graph._control_dependencies_stack = []
-        outer, _lifted.place = _lifted.place, spot
+        outer, _lifting.place = _lifting.place, spot
         try:
             with tf.control_dependencies(kept):
-                yield _lifted.place
+                yield _lifting.place
         finally:
-            _lifted.place = outer
+            _lifting.place = outer
             graph._control_dependencies_stack = stack
             graph._set_control_flow_context(before)
 
@@ -308,19 +334,35 @@ def once_per_sequence(owner, name, make, inputs=()):
     Returns:
       The tensor, shared by all calls from the same place.
     """
-    with outside_innermost_loop() as place:
+    with outside_innermost_loop(in_turn=_lifting.as_a_loop) as place:
         lifted = all(map(place.sees, inputs)) and not place.is_early
         # `tf.custom_gradient` looks for the variables that its function reads,
         # and does not see those that were read before.
         is_seen = in_custom_gradient() or in_gradients()
         cache = {} if is_seen else memory(place.graph, owner)
         key = (name, place.key) + tuple(map(_versions.reference, inputs))
-        if lifted and key not in cache:
-            cache[key] = make()
+        made, count = cache.get(key, (None, None))
+        if lifted and (made is None or _may_differ(inputs, place.graph, count)):
+            made = make()
+            cache[key] = made, len(place.graph.get_operations())
     if not lifted:
         return make()
-    made_at(place, cache[key])
-    return cache[key]
+    made_at(place, made)
+    return made
+
+
+_WRITES = ("Assign", "Resource", "Scatter", "StatefulPart", "While", "If")
+
+
+def _may_differ(inputs, graph, count):
+    """Whether variables among `inputs` may have changed in ops from `count` on.
+
+    In a function, reads and writes are in the order that they are made in.
+    """
+    if not in_function() or all(isinstance(x, tf.Tensor) for x in inputs):
+        return False
+    since = graph.get_operations()[count:]
+    return any(op.type.startswith(_WRITES) for op in since)
 
 
 # ---------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import types
 from awd_lstm_tf import (
     _checks,
     _dropped_kernel,
+    _placing,
     _sequence_gradient,
     _versions,
     training,
@@ -213,7 +214,8 @@ class WeightDropLSTMBlockFusedCell(
             self._kernel.dtype.base_dtype,
             inputs,
         )
-        weights = [self._kernel_in_use(), self._bias] + self._peepholes()
+        with _placing.as_a_loop():
+            weights = [self._kernel_in_use(), self._bias] + self._peepholes()
         kernel, bias, *peepholes = map(tf.convert_to_tensor, weights)
         state = self._initial_state(initial_state, inputs)
         outputs, c, h = _sequence_gradient.run(

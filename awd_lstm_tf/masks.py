@@ -307,6 +307,8 @@ class Mask(object):
     def _per_run(self, state):
         with _placing.outside_innermost_loop() as place:
             lifted = place.sees(self._is_train)
+            # A variable may change between two calls in a run.
+            lifted = lifted and isinstance(self._is_train, (bool, tf.Tensor))
             dropping = self._is_train if lifted else True
             memory = _placing.memory(place.graph, self)
             key = "drawn", place.context

@@ -326,7 +326,7 @@ def parse(arguments=None):
         default=[],
         help="a Python that has ai-edge-litert, tflite-runtime or tflite-micro",
     )
-    add("--keep-rate", type=float, default=1.0, help="of the kernel's weights")
+    add("--keep-rate", type=float, default=0.7, help="of the kernel's weights")
     add("--steps", type=int, default=2000, help="of training, for each model")
     add("--held-out", type=int, default=2000, help="characters to compare on")
     add("--threads", type=int, default=0, help="0: as many as there are cores")

@@ -12,6 +12,7 @@ from versions import tf
 
 from awd_lstm_tf import (
     VariationalDropout,
+    WeightDropLSTMBlockFusedCell,
     WeightDropLSTMCell,
     WeightDropWrapper,
     _drawing,
@@ -317,12 +318,12 @@ def test_ordering_is_honoured_for_weights_made_in_a_nested_loop():
             assert np.array_equal(got, 6 * used)  # 2 * (1 + 2)
 
 
-def in_a_branch(call):
+def called_in_a_branch(call):
     chosen = tf.placeholder_with_default(True, [])
     return tf.cond(chosen, call, lambda: tf.zeros([16, 16]))
 
 
-def in_a_loop(call):
+def called_in_a_loop(call):
     start = 0, tf.zeros([16, 16])
     return tf.while_loop(
         lambda t, _: t < 2, lambda t, _: (t + 1, call()), start
@@ -330,7 +331,7 @@ def in_a_loop(call):
 
 
 @pytest.mark.parametrize("flow", ["v1", "v2"])
-@pytest.mark.parametrize("around", [in_a_branch, in_a_loop])
+@pytest.mark.parametrize("around", [called_in_a_branch, called_in_a_loop])
 @pytest.mark.parametrize("is_grouped", [True, False])
 def test_ordering_is_honoured_through_ops_inside(
     is_grouped, around, flow, request
@@ -383,19 +384,26 @@ def test_weights_may_be_assigned_in_a_branch(auto_update, flow, request):
 # and no further: what is in a loop around that is of its step
 
 
+def lstm(**kwargs):
+    return tf.nn.rnn_cell.LSTMCell(oracles.UNITS, **kwargs)
+
+
+def gru():
+    return tf.nn.rnn_cell.GRUCell(oracles.UNITS)
+
+
 ASSIGNED = {
     "cell": [
-        lambda **kwargs: tf.nn.rnn_cell.LSTMCell(oracles.UNITS, **kwargs),
+        lstm,
         lambda **kwargs: WeightDropLSTMCell(oracles.UNITS, **kwargs),
-        [dict(recurrent_only=True), dict(use_peepholes=True, num_proj=3)],
+        dict(recurrent_only=True, use_peepholes=True, num_proj=3),
     ],
-    "wrapper": [
-        lambda: tf.nn.rnn_cell.GRUCell(oracles.UNITS),
-        lambda **kwargs: WeightDropWrapper(
-            tf.nn.rnn_cell.GRUCell(oracles.UNITS), **kwargs
-        ),
-        [dict()],
+    "fused": [
+        lstm,
+        lambda **kwargs: WeightDropLSTMBlockFusedCell(oracles.UNITS, **kwargs),
+        dict(recurrent_only=True),
     ],
+    "wrapper": [gru, lambda **kwargs: WeightDropWrapper(gru(), **kwargs), {}],
 }
 MODES = {
     masks.PER_STEP: dict(),
@@ -404,18 +412,32 @@ MODES = {
 }
 
 
-def in_a_loop_that_assigns(cell):
+def outputs_of(cell):
+    if not isinstance(cell, WeightDropLSTMBlockFusedCell):
+        return dynamic(cell)
+    inputs = tf.constant(oracles.inputs_value().transpose([1, 0, 2]))
+    return tf.transpose(cell(inputs, dtype=tf.float32)[0], [1, 0, 2])
+
+
+def make_variables(cell):
+    # Not by `dynamic_rnn`: what it makes, it reads but once in a run.
+    if isinstance(cell, WeightDropLSTMBlockFusedCell):
+        cell.build([None, 2, oracles.DEPTH])
+    else:  # stock cells of 1.13 cannot be built without a call
+        cell(tf.ones([2, oracles.DEPTH]), cell.zero_state(2, tf.float32))
+
+
+def assigned(cell):
+    return [tf.assign(w, 1.5 * w) for w in cell.trainable_weights]
+
+
+def in_a_loop(cell):
     """Outputs of three sequences; all weights change after each."""
-    # Makes the variables: stock cells of 1.13 cannot be built without a call.
-    cell(tf.ones([2, oracles.DEPTH]), cell.zero_state(2, tf.float32))
 
     def sequence(number, found):
-        outputs = dynamic(cell)
+        outputs = outputs_of(cell)
         with tf.control_dependencies([outputs]):
-            changed = [
-                tf.convert_to_tensor(tf.assign(w, 1.5 * w))
-                for w in cell.trainable_weights
-            ]
+            changed = list(map(tf.convert_to_tensor, assigned(cell)))
         with tf.control_dependencies(changed):
             return number + 1, found.write(number, tf.identity(outputs))
 
@@ -423,29 +445,75 @@ def in_a_loop_that_assigns(cell):
     loop = tf.while_loop(
         lambda n, _: n < 3, sequence, start, parallel_iterations=1
     )
-    with initialized_session() as session:
-        return session.run(loop[1].stack())
+    return loop[1].stack()
+
+
+def in_a_function(cell):
+    """The same, unrolled, in the order of a function."""
+
+    def call():
+        if isinstance(cell, WeightDropLSTMBlockFusedCell):
+            return outputs_of(cell)
+        inputs = tf.constant(oracles.inputs_value())
+        state, outputs = cell.zero_state(2, tf.float32), []
+        for step in tf.unstack(inputs, axis=1):
+            output, state = cell(step, state)
+            outputs.append(output)
+        return tf.stack(outputs, 1)
+
+    def calls():
+        outputs = [call()]
+        for _ in range(2):
+            assigned(cell)
+            outputs.append(call())
+        return tf.stack(outputs)
+
+    return versions.function()(calls)()
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
 @pytest.mark.parametrize("name", sorted(ASSIGNED))
-def test_weights_may_be_assigned_in_a_loop_around(name, mode):
-    make_stock, make_dropping, kinds = ASSIGNED[name]
-    for kind in kinds:
-        stock = make_stock(
-            **{k: v for k, v in kind.items() if k != "recurrent_only"}
-        )
-        rate = tf.placeholder_with_default(1.0, [])  # not known to be 1.0
-        dropping = make_dropping(weight_drop_kr=rate, **MODES[mode], **kind)
-        outputs = []
-        for cell in stock, dropping:
+@pytest.mark.parametrize("around", [in_a_loop, in_a_function])
+def test_weights_may_be_assigned_between_sequences(around, name, mode):
+    make_stock, make_dropping, kind = ASSIGNED[name]
+    if name == "fused" and mode == masks.PER_STEP:
+        pytest.skip("it has one mask for a sequence")
+    stock = make_stock(
+        **{k: v for k, v in kind.items() if k != "recurrent_only"}
+    )
+    rate = tf.placeholder_with_default(1.0, [])  # not known to be 1.0
+    dropping = make_dropping(weight_drop_kr=rate, **MODES[mode], **kind)
+    values = []
+    for number, cell in enumerate([stock, dropping]):
+        with tf.variable_scope(f"of_{number}", use_resource=True) as scope:
             start = tf.random_uniform_initializer(-0.5, 0.5, seed=7)
-            scope = f"of_{len(tf.trainable_variables())}"
-            with tf.variable_scope(scope, None, use_resource=True) as scope:
-                scope.set_initializer(start)
-                outputs.append(in_a_loop_that_assigns(cell))
-        assert np.abs(outputs[0][0] - outputs[0][2]).max() > 0.01
-        assert oracles.same(*outputs, bound=1e-6)
+            scope.set_initializer(start)
+            make_variables(cell)
+            outputs = around(cell)
+        with initialized_session() as session:
+            values.append(session.run(outputs))
+    assert np.abs(values[0][0] - values[0][2]).max() > 0.01
+    assert oracles.same(*values, bound=1e-6)
+
+
+@pytest.mark.parametrize("auto_update", [False, True])
+def test_is_train_as_a_variable_is_read_by_each_call(auto_update):
+    is_train = tf.get_variable(
+        "is_train", initializer=True, trainable=False, use_resource=True
+    )
+    mode = masks.PER_RUN if auto_update else masks.VARIABLE
+    mask = masks.Mask(0.5, mode, is_train=is_train)
+    mask.build([16, 16], tf.float32)
+    first = mask.drop(tf.ones([16, 16]))
+    with tf.control_dependencies([first]):
+        changed = tf.assign(is_train, False)
+    with tf.control_dependencies([tf.convert_to_tensor(changed)]):
+        second = mask.drop(tf.ones([16, 16]))
+    with initialized_session() as session:
+        session.run(mask.update_ops("update"))
+        values = session.run([first, second])
+    assert set(np.unique(values[0])) == {0.0, 2.0}
+    assert np.all(values[1] == 1.0)
 
 
 @pytest.mark.parametrize("mode", [masks.PER_STEP, masks.PER_RUN])

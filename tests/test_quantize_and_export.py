@@ -101,9 +101,7 @@ def test_long_recurrence(quantize_and_export, example, tmp_path):
         off = np.abs(h.astype(int) - zero - expected)
         print(f"{form} in {name}: {np.mean(off == 0):.1%}, {off.max()} steps")
         assert np.mean(off == 0) > 0.85
-        # The net amplifies what differs: a few in a million are 5 or 6 off.
-        assert np.mean(off > 4) < 2e-5
-        assert off.max() <= 8
+        assert off.max() <= 4
 
 
 def graph_states(quantize_and_export, flags, ids, characters):
