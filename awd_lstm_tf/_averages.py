@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from awd_lstm_tf import _checks, _versions
+from awd_lstm_tf import _checks, _placing, _versions
 from awd_lstm_tf._versions import tf
 
 INFINITY = np.float64(np.inf)
@@ -56,6 +56,19 @@ class Averages(object):
 
     # Training
 
+    def check_assignable(self):
+        """Refuses variables that the graph of a function cannot assign."""
+        graph = tf.get_default_graph()
+        for var, _ in self.pairs:
+            is_reference = var.dtype != var.dtype.base_dtype
+            if is_reference and graph is not _placing.outermost(graph):
+                raise ValueError(
+                    "NTASGDOptimizer must be given resource variables in a "
+                    "function, and in a branch or loop of control flow v2, got "
+                    f"{var.op.name}: make it with `use_resource=True`, or call "
+                    "`tf.disable_control_flow_v2()` first."
+                )
+
     def weights_in_place(self):
         """An op that fails a training step taken on the averages."""
         message = (
@@ -92,6 +105,18 @@ class Averages(object):
 
     # Changing places
 
+    def places(self):
+        """Which of a pair is shown for evaluation, and which one is trained.
+
+        Two int tensors; 0: the weight's variable, 1: its average's. Before
+        averaging has started, what is trained is shown, wherever it is. The
+        other variable may hold what it was some time ago: weights that are
+        loaded, or assigned by anything but the train op, are not copied.
+        """
+        swapped = self.state.swapped.read_value()
+        averaging = self.state.trigger_step.read_value() >= 0
+        return _index(tf.not_equal(averaging, swapped)), _index(swapped)
+
     def _move(self, weights_from, average_from):
         # Index 0: the weights, 1: their average. Stacked, they are a copy: a
         # plain read of a variable can share its memory, and an assignment to
@@ -115,27 +140,18 @@ class Averages(object):
         )
 
     def _swap(self, target, name):
-        state = self.state
         with tf.name_scope(name):
-            swaps = tf.not_equal(state.swapped.read_value(), target)
-            averaging = state.trigger_step.read_value() >= 0
-            moves = self._move(
-                # Before averaging has started, the weights are the averages.
-                weights_from=_index(tf.logical_and(swaps, averaging)),
-                average_from=1 - _index(swaps),
-            )
+            places = self.places()
+            moves = self._move(*(places if target else reversed(places)))
             with tf.control_dependencies(moves):
-                return state.swapped.assign(target, read_value=False)
+                return self.state.swapped.assign(target, read_value=False)
 
     def _restart(self):
-        state = self.state
         with tf.name_scope("restart"):
-            in_place = tf.logical_not(state.swapped.read_value())
-            averaging = state.trigger_step.read_value() >= 0
-            source = _index(tf.logical_and(in_place, averaging))
-            with tf.control_dependencies(self._move(source, source)):
+            shown, _ = self.places()
+            with tf.control_dependencies(self._move(shown, shown)):
                 return self._assign(
-                    trigger_step=state.steps.read_value(),
+                    trigger_step=self.state.steps.read_value(),
                     checks=0,
                     recent=np.full([self._nonmono], INFINITY),
                     best=INFINITY,
@@ -163,7 +179,10 @@ class Averages(object):
             [stalls, trigger_step, checks, checked_step, recent, best]
         ):
             # Averaging begins with the weights as they are.
-            moves = self._move(0, 1 - _index(starts))
+            moves = self._move(
+                _index(tf.logical_and(starts, old.swapped)),
+                _index(tf.logical_or(tf.logical_not(starts), old.swapped)),
+            )
         with tf.control_dependencies(moves):
             assigned = self._assign(
                 trigger_step=trigger_step,

@@ -13,6 +13,7 @@ from awd_lstm_tf import (
     _averages,
     _averages_saved,
     _checks,
+    _placing,
     _validation_hook,
     _versions,
 )
@@ -150,9 +151,7 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         first = min(var_list, key=lambda var: var.name)
 
         def variable(name, value):
-            return self._create_non_slot_variable(
-                value, f"{self._name}/{name}", colocate_with=first
-            )
+            return self._make_variable(f"{self._name}/{name}", value, first)
 
         return _averages.State(
             steps=variable("steps", np.int64(0)),
@@ -163,22 +162,24 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
                 "recent", np.full([self._nonmono], _averages.INFINITY)
             ),
             best=variable("best", _averages.INFINITY),
-            swapped=self._make_swapped(f"{self._name}/swapped", first),
+            swapped=variable("swapped", False),
         )
 
-    def _make_swapped(self, name, first):
+    def _make_variable(self, name, value, first):
         # A resource whatever its neighbours are: 1.x has no other bool variable
-        # on a GPU, and the weights would be on the CPU for its sake.
+        # on a GPU, and the weights would be on the CPU for its sake; and no
+        # other one is assigned in a function.
         with _averages.beside(first):
             variable = tf.Variable(
-                False, name=name, trainable=False, use_resource=True
+                value, name=name, trainable=False, use_resource=True
             )
         self._non_slot_dict[name, first.graph] = variable
         return variable
 
     def _prepare(self):
+        averages = self._here("apply_gradients")
+        averages.check_assignable()
         super(NTASGDOptimizer, self)._prepare()
-        averages = self._averages[tf.get_default_graph()]
         with tf.control_dependencies([averages.weights_in_place()]):
             rate = tf.identity(self._learning_rate_tensor)
         self._learning_rate_tensor = rate
@@ -190,7 +191,7 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         return handle.scatter_sub(tf.IndexedSlices(grad * rate, indices)).op
 
     def _finish(self, update_ops, name_scope):
-        averages = self._averages[tf.get_default_graph()]
+        averages = self._here("apply_gradients")
         return averages.after_step(update_ops, self._use_locking, name_scope)
 
     # -----------------------------------------------------------------------
@@ -205,7 +206,7 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         return self._averages[graph]
 
     def _here(self, method):
-        return self._in(tf.get_default_graph(), method)
+        return self._in(_placing.root_graph(), method)
 
     @property
     def averaging(self):
@@ -337,6 +338,8 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
     def average(self, var):
         """The variable that holds the average of `var`; None if there is none.
 
+        Before averaging has started, it holds `var` as the last step left it.
+
         Args:
           var: a variable that `minimize` trains.
         """
@@ -360,9 +363,9 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
           var_list: the variables that were trained;
             `tf.trainable_variables()` if None.
           checkpoint: path prefix. If given, the right names are taken from the
-            checkpoint, whoever wrote it: `tf.train.Saver()`, a
-            `swapping_saver()`, or a training without this optimizer. If None,
-            it is the first.
+            checkpoint, whoever wrote it, before averaging had started or later:
+            `tf.train.Saver()`, a `swapping_saver()`, or a training without this
+            optimizer. If None, it is the first, and averaging.
 
         Returns:
           A dict for `tf.train.Saver`, from names in the checkpoint to the
@@ -372,9 +375,11 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
           tf.errors.NotFoundError: if there is no such checkpoint.
         """
         trained = tf.trainable_variables() if var_list is None else var_list
-        has_average = _averages_saved.holder_of_averages(
-            checkpoint, f"{self._name}/swapped"
-        )
+        trained = list(_averages_saved.parts(trained))
+        if checkpoint is not None:
+            reader = tf.train.load_checkpoint(checkpoint)
+            if not _averages_saved.shown_by_averages(reader, self._name):
+                trained = []
         own = self.variables()
         names = {}
         for var in tf.global_variables():
@@ -382,8 +387,9 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
                 continue
             name = _averages_saved.name_of(var)
             average_name = self.average_name(var)
-            if var in trained and has_average(average_name):
-                name = average_name
+            if var in trained:
+                if checkpoint is None or reader.has_tensor(average_name):
+                    name = average_name
             _averages_saved.add_to(names, name, var)
         return names
 
@@ -391,13 +397,16 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
         """A saver that saves the averages under the names of their weights.
 
         So whatever restores the checkpoint with a plain `tf.train.Saver()` to
-        evaluate or serve has the averages. Training must go on with a swapping
-        saver. (A plain one leaves the graph as after `swap_in`; training then
-        fails until `swap_out` is run.) Make it after all other variables.
+        evaluate or serve has what `averaged()` shows: the averages or, before
+        averaging has started, the weights as they are. It is the same inside of
+        `averaged()`. Training must go on with a swapping saver. (A plain one
+        leaves the graph as after `swap_in`; training then fails until
+        `swap_out` is run.) Make it after all other variables.
 
         Args:
           var_list: list of variables; all global variables, and what else
-            `tf.train.Saver` saves, if None.
+            `tf.train.Saver` saves, if None. With all averages and their
+            weights, or with no average: what is restored then is both.
           name: of the saver.
           **kwargs: those of `tf.train.Saver`.
 
@@ -405,7 +414,8 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
           A `tf.train.Saver`.
 
         Raises:
-          ValueError: if there is no train op.
+          ValueError: if there is no train op, or some averages are left out, or
+            their weights.
         """
         averages = self._here("swapping_saver()")
         if var_list is None:

@@ -1169,6 +1169,13 @@ OPTIMIZER = [
         "NTASGDOptimizer must be used without a DistributionStrategy, got one: "
         "train on one replica, or with parameter servers.",
     ),
+    (
+        lambda: trained().swapping_saver(tf.global_variables()[1:]),
+        ValueError,
+        "`var_list` of `swapping_saver` must hold all averages, and their "
+        "weights, or no average, got some without w: add it, or leave the "
+        "averages out.",
+    ),
     too_early("report()", lambda o, session: o.report(session, 1.0)),
     too_early("report_op()", lambda o, _: o.report_op(1.0)),
     too_early("averaged()", lambda o, session: o.averaged(session).__enter__()),

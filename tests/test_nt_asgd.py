@@ -559,6 +559,284 @@ def test_swapping_saver_saves_iterators(open_session, tmp_path):
     assert fed.session.run(item) == 1
 
 
+def in_checkpoint(path, name):
+    return tf.train.load_checkpoint(path).get_tensor(name)
+
+
+class Truth(object):
+    """What is trained and what is shown after any history, in numpy."""
+
+    def __init__(self, weights):
+        self.weights, self.counted = weights, None  # since averaging began
+
+    def step(self, gradient):
+        self.weights = self.weights - 0.5 * gradient
+        if self.counted is not None:
+            self.counted.append(self.weights)
+
+    @property
+    def shown(self):
+        return np.mean(self.counted or [self.weights], 0)
+
+
+@both_kinds
+def test_what_is_shown_is_saved_and_training_goes_on_from_any_checkpoint(
+    open_session, tmp_path, use_resource, seed
+):
+    """Steps, losses, weights from elsewhere, savers and restarts at random."""
+    fed = Fed(open_session(), use_resource=use_resource, nonmono=1)
+    optimizer, session = fed.optimizer, fed.session
+    value = tf.placeholder(tf.float64, [2, 3])
+    load = fed.weights.assign(value)
+    savers = [tf.train.Saver(), optimizer.swapping_saver()]
+    initialize = tf.global_variables_initializer()
+    graph, w, _ = evaluation_graph()
+
+    def to_restore(path):
+        with graph.as_default():
+            names = NTASGDOptimizer(1.0).variables_to_restore(checkpoint=path)
+        (name,) = [name for name, variable in names.items() if variable is w]
+        return name
+
+    def check(truth, path, by_name):
+        for name in {by_name, to_restore(path)}:
+            got = in_checkpoint(path, name)
+            np.testing.assert_allclose(got, truth.shown, atol=1e-12)
+        with optimizer.averaged(session):
+            got = session.run(fed.weights)
+        np.testing.assert_allclose(got, truth.shown, atol=1e-12)
+        got = session.run(fed.weights)
+        np.testing.assert_allclose(got, truth.weights, atol=1e-12)
+
+    random = np.random.RandomState(seed)
+    begun = 0
+    for life in range(6):
+        session.run(initialize)
+        truth, loss = Truth(fed.first), 0
+        for _ in range(12):
+            kind = random.choice(["step", "step", "load", "report", "restart"])
+            array = random.randn(2, 3)
+            if kind == "step":
+                fed.step(array)
+                truth.step(array)
+            elif kind == "load" and truth.counted is None:
+                session.run(load, {value: array})
+                truth.weights = array
+            elif kind == "report":
+                loss += 1  # worse and worse: the third one triggers
+                if fed.report(loss) and truth.counted is None:
+                    truth.counted = [truth.weights]
+            elif kind == "restart" and life % 3 == 0:
+                session.run(optimizer.restart)
+                truth.weights = truth.shown
+                truth.counted = [truth.weights]
+            begun += truth.counted is not None
+            saved, swapped, restored_by = random.randint(2, size=3)
+            saver, to = savers[saved], str(tmp_path / "model")
+            if swapped:
+                with optimizer.averaged(session):
+                    path = saver.save(session, to)
+            else:
+                path = saver.save(session, to)
+            by_name = "w" if saved or swapped else to_restore(path)
+            check(truth, path, by_name)
+            session.run(initialize)
+            savers[restored_by].restore(session, path)
+            if saved and restored_by:  # in place, without `swap_out`
+                got = session.run(fed.weights)
+                np.testing.assert_allclose(got, truth.weights, atol=1e-12)
+            session.run(optimizer.swap_out)
+            check(truth, path, by_name)
+    assert 0 < begun < 72  # saved before averaging began, and after
+
+
+def test_averaging_starts_from_a_plain_checkpoint_restored_by_the_other_saver(
+    open_session, tmp_path
+):
+    """The one state in which the two places differ, and neither is a mean."""
+    fed = Fed(open_session(), nonmono=1)
+    plain, swapping = tf.train.Saver(), fed.optimizer.swapping_saver()
+    loaded = np.full([2, 3], 7.0)
+    fed.weights.load(loaded, fed.session)
+    path = plain.save(fed.session, str(tmp_path / "model"))
+    for end in ["report", "restart", "save"]:
+        swapping.restore(fed.session, path)
+        if end == "save":
+            with fed.optimizer.averaged(fed.session):
+                assert np.array_equal(fed.values()[0], loaded)
+            swapping.restore(fed.session, path)
+            again = swapping.save(fed.session, str(tmp_path / "again"))
+            assert np.array_equal(in_checkpoint(again, "w"), loaded)
+            continue
+        if end == "report":
+            assert [fed.report(x) for x in [1, 2, 3]] == [False, False, True]
+        else:
+            fed.session.run(fed.optimizer.restart)
+        fed.session.run(fed.optimizer.swap_out)
+        assert np.array_equal(fed.values(), [loaded, loaded])
+
+
+@both_kinds
+def test_saver_without_averages_restores_what_was_shown(
+    open_session, tmp_path, use_resource
+):
+    fed = Fed(open_session(), use_resource=use_resource, nonmono=1)
+    initialize = tf.global_variables_initializer()
+    everything = [v for v in tf.global_variables() if v is not fed.average]
+    for var_list in [[fed.weights], everything]:
+        saver = fed.optimizer.swapping_saver(var_list, reshape=True)
+        for begun in [False, True]:
+            fed.session.run(initialize)
+            shown = np.full([2, 3], 7.0)
+            fed.weights.load(shown, fed.session)
+            if begun:
+                _, shown = fed.train_until_averaging()
+            path = saver.save(fed.session, str(tmp_path / "model"))
+            assert np.array_equal(in_checkpoint(path, "w"), shown)
+            fed.session.run(initialize)
+            saver.restore(fed.session, path)
+            assert np.array_equal(fed.values(), [shown, shown])
+            # A plain one finds nothing to put back.
+            fed.session.run(initialize)
+            tf.train.Saver(var_list).restore(fed.session, path)
+            fed.session.run(fed.optimizer.swap_out)
+            assert np.array_equal(fed.values()[0], shown)
+
+
+def test_saver_of_a_partitioned_variable(open_session, tmp_path):
+    value = np.arange(12.0).reshape(6, 2)
+    w = tf.get_variable(
+        "w",
+        initializer=tf.constant(value),
+        partitioner=tf.fixed_size_partitioner(3),
+    )
+    optimizer = NTASGDOptimizer(0.5, nonmono=1)
+    train_op = optimizer.minimize(tf.reduce_sum(w))
+    saver, plain = optimizer.swapping_saver([w]), tf.train.Saver()
+    session = open_session()
+    session.run(tf.global_variables_initializer())
+    for loss in [2.0, 1.0, 3.0, 4.0]:
+        session.run(train_op)
+        optimizer.report(session, loss)
+    path = saver.save(session, str(tmp_path / "model"))
+    np.testing.assert_allclose(in_checkpoint(path, "w"), value - 3.5 * 0.5)
+    path = plain.save(session, str(tmp_path / "plain"))
+    names = NTASGDOptimizer(1.0).variables_to_restore([w], path)
+    assert "w/NTASGD" in names and "w" not in names
+
+
+@versions.needs_estimator
+def test_warm_start_is_in_the_first_checkpoint(tmp_path):
+    old, new = [str(tmp_path / name) for name in ["old", "new"]]
+    with tf.Graph().as_default(), tf.Session() as session:
+        w = tf.get_variable("w", initializer=[7.0, 8.0])
+        session.run(w.initializer)
+        tf.train.Saver().save(session, old + "/model")
+
+    def model_fn(features, labels, mode):
+        w = tf.get_variable("w", initializer=[1.0, 1.0])
+        loss = tf.reduce_sum(w * features)
+        optimizer = NTASGDOptimizer(0.5)
+        return tf.estimator.EstimatorSpec(
+            mode,
+            loss=loss,
+            train_op=optimizer.minimize(loss, tf.train.get_global_step()),
+            scaffold=tf.train.Scaffold(saver=optimizer.swapping_saver()),
+        )
+
+    start = tf.estimator.WarmStartSettings(old)
+    estimator = tf.estimator.Estimator(model_fn, new, warm_start_from=start)
+    estimator.train(
+        lambda: tf.data.Dataset.from_tensors([1.0, 1.0]).repeat(), steps=1
+    )
+    for step in [0, 1]:
+        got = in_checkpoint(f"{new}/model.ckpt-{step}", "w")
+        assert np.array_equal(got, np.array([7.0, 8.0]) - 0.5 * step)
+
+
+# In branches and loops
+
+
+@pytest.fixture(params=["as it is", "v2"])
+def any_flow(request):
+    if request.param == "v2":
+        request.getfixturevalue("control_flow_v2")
+
+
+def test_accumulated_gradients_are_applied_in_a_branch(open_session, any_flow):
+    first = np.arange(3.0)
+    w = tf.get_variable("w", initializer=first, use_resource=True)
+    total = tf.get_variable(
+        "total", initializer=np.zeros(3), trainable=False, use_resource=True
+    )
+    gradient, is_last = tf.placeholder(tf.float64, [3]), tf.placeholder(tf.bool)
+    optimizer = NTASGDOptimizer(0.5, nonmono=1)
+
+    def apply():
+        with tf.control_dependencies(
+            [optimizer.apply_gradients([(total.read_value() / 2.0, w)])]
+        ):
+            with tf.control_dependencies([total.assign(tf.zeros_like(total))]):
+                return tf.constant(True)
+
+    with tf.control_dependencies([total.assign_add(gradient)]):
+        step = tf.cond(tf.identity(is_last), apply, lambda: tf.constant(False))
+    session, paper = open_session(), Paper(first, 0.5, 1, "iclr")
+    session.run(tf.global_variables_initializer())
+    random = np.random.RandomState(0)
+    for loss in [2.0, 1.0, 3.0, 4.0, 5.0]:
+        gradients = random.randn(2, 3)
+        for each, last in zip(gradients, [False, True]):
+            session.run(step, {gradient: each, is_last: last})
+        paper.step(gradients.mean(0))
+        got = session.run([w, optimizer.average(w)])
+        np.testing.assert_allclose(got, [paper.iterates[-1], paper.average])
+        assert optimizer.report(session, loss) == paper.validate(loss)
+    assert paper.start == 3
+    session.run(optimizer.swap_in)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="swap_out"):
+        session.run(step, {gradient: first, is_last: True})
+
+
+def test_steps_of_a_loop(open_session, any_flow):
+    w = tf.get_variable("w", initializer=np.ones(3), use_resource=True)
+    optimizer = NTASGDOptimizer(0.5, nonmono=1)
+
+    def body(i):
+        gradient = tf.cast(i, tf.float64) * tf.ones([3], tf.float64)
+        train_op = optimizer.apply_gradients([(gradient, w)])
+        with tf.control_dependencies([train_op]):
+            return i + 1
+
+    loop = tf.while_loop(lambda i: i < 4, body, [0], parallel_iterations=1)
+    session, paper = open_session(), Paper(np.ones(3), 0.5, 1, "iclr")
+    session.run(tf.global_variables_initializer())
+    for loss in [2.0, 1.0, 3.0, 4.0]:
+        session.run(loop)
+        for i in range(4):
+            paper.step(i * np.ones(3))
+        got = session.run([w, optimizer.average(w)])
+        np.testing.assert_allclose(got, [paper.iterates[-1], paper.average])
+        assert optimizer.report(session, loss) == paper.validate(loss)
+    assert paper.start == 12
+
+
+def test_no_resource_in_a_branch_of_v2_is_refused(control_flow_v2):
+    w = tf.get_variable("w", initializer=1.0, use_resource=False)
+    optimizer, yes = NTASGDOptimizer(0.5), tf.placeholder(tf.bool, [])
+    with pytest.raises(ValueError) as caught:
+        tf.cond(
+            yes,
+            lambda: optimizer.apply_gradients([(tf.constant(1.0), w)]),
+            tf.no_op,
+        )
+    assert str(caught.value) == (
+        "NTASGDOptimizer must be given resource variables in a function, and "
+        "in a branch or loop of control flow v2, got w: make it with "
+        "`use_resource=True`, or call `tf.disable_control_flow_v2()` first."
+    )
+
+
 # Killed and resumed
 
 
