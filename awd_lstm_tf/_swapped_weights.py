@@ -12,7 +12,7 @@ import threading
 
 from tensorflow.python.ops import variable_scope, variables
 
-from awd_lstm_tf import _masking, _versions
+from awd_lstm_tf import _checks, _masking, _versions
 from awd_lstm_tf._versions import tf
 
 # Where a layer keeps account of its weights, and of layers not its own.
@@ -48,7 +48,13 @@ class _Store(variable_scope._VariableStore):
         before = [run for run in _active.runs if run not in after]
         if before:
             kwargs["custom_getter"] = functools.partial(_got, getter, before)
-        return _masked_by(after, get.get_variable(*args, **kwargs))
+        variable = get.get_variable(*args, **kwargs)
+        # Else it would be left whole; what another run has masked is dropped.
+        trained = not before and kwargs.get("trainable") is not False
+        if trained and any(run.chosen(args[0]) for run in after):
+            if not _is_variable(variable):
+                _checks.assignable(args[0], variable)
+        return _masked_by(after, variable)
 
 
 def _got(custom, runs, getter, *args, **kwargs):
@@ -75,7 +81,7 @@ class Run(object):
     """
 
     def __init__(self, chosen, masked, layers, stack):
-        self._chosen, self._mask, self._layers = chosen, masked, layers
+        self.chosen, self._mask, self._layers = chosen, masked, layers
         self._stack = stack
         self._building = 0
         self._handed = []  # pairs of tensor and variable
@@ -86,7 +92,7 @@ class Run(object):
             return value
         name = name_of(value)
         self.seen.add(name)
-        if not self._chosen(name):
+        if not self.chosen(name):
             return value
         self.masked.append(value)
         return self._mask(value)
@@ -208,8 +214,8 @@ def read_whole(chosen, results, arguments):
       arguments: of the call. How they were computed is no matter of the layer.
     """
     owners = {op: each for each in chosen for op in _ops_of(each)}
-    known = {_versions.reference(each) for each in _tensors_in(arguments)}
-    left, found = list(map(_outside, _tensors_in(results))), []
+    known = set(map(_versions.reference, _tensors_in(arguments)))
+    left, found = _tensors_in(results), []
     while left:
         tensor = left.pop()
         op, key = tensor.op, _versions.reference(tensor)
@@ -247,7 +253,7 @@ def _tensors_in(value):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         return [tensor for each in value for tensor in _tensors_in(each)]
-    return [value] if isinstance(value, tf.Tensor) else []
+    return [_outside(value)] if isinstance(value, tf.Tensor) else []
 
 
 def _is_variable(value):

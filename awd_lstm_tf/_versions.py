@@ -300,7 +300,7 @@ def as_written(call):
 def _leave_as_written():
     # Functions that it then gets wrong (1.15), and 1.14 `call` all the same.
     config = importlib.import_module("tensorflow.python.autograph.core.config")
-    if VERSION < (1, 15):
+    if not hasattr(config, "CONVERSION_RULES"):
         config.DEFAULT_UNCOMPILED_MODULES.add(("awd_lstm_tf",))
         return
     # Through the wrapper it gets to the functions of users that are wrapped.

@@ -111,6 +111,14 @@ def cuts_a_kernel():
     return Cuts(UNITS)
 
 
+def gotten_normalized():
+    def normalized(getter, *args, **kwargs):
+        return tf.identity(getter(*args, **kwargs), name="normalized")
+
+    with tf.variable_scope("net", custom_getter=normalized):
+        wrapper(lambda: tf.get_variable("kernel", [UNITS]))()
+
+
 def called_twice(layer):
     layer(tf.ones([1, DEPTH]))
     wrapper(layer)(tf.ones([1, DEPTH]))
@@ -920,6 +928,13 @@ WRAPPER = [
         "`names` must choose variables that the layer reads when it is "
         "called, got 'cuts/out/kernel', of which it uses what it made of it "
         "before, such as when it was built: leave it out.",
+    ),
+    (
+        gotten_normalized,
+        TypeError,
+        "`custom_getter` must leave 'net/kernel' a variable, got Tensor("
+        f'"normalized:0", shape=({UNITS},), dtype=float32): change only '
+        "what it is meant for, by name or `trainable`.",
     ),
     (
         lambda: wrapper(of_unknown_kernel)(),
