@@ -9,6 +9,8 @@ from awd_lstm_tf._versions import tf
 # has the gradient once `awd_lstm_tf` is.
 GRADIENT = "AwdLstmTfMasked"
 
+NAMES = ("scaled_kernel", "masked_kernel")  # of ops that weights go through
+
 
 def masked(owner, weights, drawn, whole_rows):
     """`weights` times the mask under `whole_rows` rows of ones.
@@ -34,7 +36,10 @@ def masked(owner, weights, drawn, whole_rows):
         return tf.reshape(rest, drawn.kept.shape)
 
     scaled = once(
-        "scaled", lambda: dropped() * drawn.scale, weights, drawn.scale
+        "scaled",
+        lambda: tf.multiply(dropped(), drawn.scale, name=NAMES[0]),
+        weights,
+        drawn.scale,
     )
     product = _product(scaled, drawn.kept)
     if border:
@@ -46,7 +51,7 @@ def masked(owner, weights, drawn, whole_rows):
     # An identity keeps `tf.contrib.quantize` from taking the product for
     # weights with a folded batch norm
     # (test_quantization.py::test_rewriter_leaves_the_cell_alone).
-    return tf.identity(product, name="masked_kernel")
+    return tf.identity(product, name=NAMES[1])
 
 
 def _product(weights, kept):

@@ -8,10 +8,11 @@ import contextlib
 import functools
 import re
 import sys
+import threading
 
-from tensorflow.python.ops import variables
+from tensorflow.python.ops import variable_scope, variables
 
-from awd_lstm_tf import _versions
+from awd_lstm_tf import _checks, _masking, _versions
 from awd_lstm_tf._versions import tf
 
 # Where a layer keeps account of its weights, and of layers not its own.
@@ -19,6 +20,54 @@ _BOOKS = re.compile(
     "_(trainable_weights|non_trainable_weights|unconditional|self_uncond|"
     "inbound|outbound|self_name_based)"
 )
+
+
+class _Active(threading.local):
+    """The runs that this thread is in, the outermost first."""
+
+    runs = ()
+
+
+_active = _Active()
+
+
+class _Store(variable_scope._VariableStore):
+    """A graph's variables by name, as runs have them gotten.
+
+    A scope's getter would not do: a template, or a scope that was made outside
+    of the call, brings its own
+    (test_weight_drop_wrapper.py::test_scopes_made_outside).
+    """
+
+    __slots__ = ()  # for a store of TensorFlow's to become one of these
+
+    def get_variable(self, *args, **kwargs):
+        getter, get = kwargs.get("custom_getter"), super(_Store, self)
+        # Getters around the wrapper see variables; those in it, the masked.
+        after = [r for r in _active.runs if getter in (None, r.getter_around)]
+        before = [run for run in _active.runs if run not in after]
+        if before:
+            kwargs["custom_getter"] = functools.partial(_got, getter, before)
+        variable = get.get_variable(*args, **kwargs)
+        # Else it would be left whole; what another run has masked is dropped.
+        trained = not before and kwargs.get("trainable") is not False
+        if trained and any(run.chosen(args[0]) for run in after):
+            if not _is_variable(variable):
+                _checks.assignable(args[0], variable)
+        return _masked_by(after, variable)
+
+
+def _got(custom, runs, getter, *args, **kwargs):
+    def get(*args, **kwargs):
+        return _masked_by(runs, getter(*args, **kwargs))
+
+    return custom(get, *args, **kwargs)
+
+
+def _masked_by(runs, variable):
+    for run in runs:
+        variable = run.gotten(variable)
+    return variable
 
 
 class Run(object):
@@ -32,20 +81,20 @@ class Run(object):
     """
 
     def __init__(self, chosen, masked, layers, stack):
-        self._chosen, self._mask, self._layers = chosen, masked, layers
+        self.chosen, self._mask, self._layers = chosen, masked, layers
         self._stack = stack
         self._building = 0
         self._handed = []  # pairs of tensor and variable
-        self.masked, self.seen = False, set()
+        self.masked, self.seen = [], set()  # variables; names of all
 
     def _of(self, value):
         if not _is_trained(value):
             return value
         name = name_of(value)
         self.seen.add(name)
-        if not self._chosen(name):
+        if not self.chosen(name):
             return value
-        self.masked = True
+        self.masked.append(value)
         return self._mask(value)
 
     def swap(self, layer, stack):
@@ -99,25 +148,20 @@ class Run(object):
         # No scope is opened for it: layers remember those that they are called
         # in, and default names are counted on in each
         # (test_weight_drop_wrapper.py::test_functions_in_one_scope).
-        scope, active = tf.get_variable_scope(), [True]
-        before = scope.custom_getter
-        names = tf.get_default_graph().get_name_scope()
-
-        def get_masked(getter, *args, **kwargs):
-            if before is not None:
-                getter = functools.partial(before, getter)
-            variable = getter(*args, **kwargs)
-            if not active:  # a layer remembers its scope's getter, too
-                return variable
-            with tf.name_scope(names + "/" if names else None):
-                return self._gotten(variable)
-
-        scope.set_custom_getter(get_masked)
+        variable_scope._get_default_variable_store().__class__ = _Store
+        self.getter_around = tf.get_variable_scope().custom_getter
+        self._names = tf.get_default_graph().get_name_scope()
+        outer = _active.runs
+        _active.runs = (*outer, self)
         try:
             yield
         finally:
-            active.clear()
-            scope.set_custom_getter(before)
+            _active.runs = outer
+
+    def gotten(self, variable):
+        """What the layer is handed for a variable that it gets."""
+        with tf.name_scope(self._names + "/" if self._names else None):
+            return self._gotten(variable)
 
     def _gotten(self, variable):
         masked, layers = variable, _layers_in_frames(*_BUILDING)
@@ -159,6 +203,57 @@ class Run(object):
             if all(each is not known for known in trained):
                 trained.append(each)
         trained.sort(key=lambda variable: order.get(id(variable), -1))
+
+
+def read_whole(chosen, results, arguments):
+    """The variables that results of a call are computed from, not dropped.
+
+    Args:
+      chosen: variables that were to be dropped.
+      results: of the call: a tensor, or a structure with tensors.
+      arguments: of the call. How they were computed is no matter of the layer.
+    """
+    owners = {op: each for each in chosen for op in _ops_of(each)}
+    known = set(map(_versions.reference, _tensors_in(arguments)))
+    left, found = _tensors_in(results), []
+    while left:
+        tensor = left.pop()
+        op, key = tensor.op, _versions.reference(tensor)
+        name = op.name.split("/")[-1]
+        if key in known or name.startswith(_masking.NAMES):
+            continue
+        known.add(key)
+        for each in map(_outside, op.inputs):
+            if each.op not in owners:
+                left.append(each)
+            # A function that is given a handle may mask what it reads by that.
+            elif each.dtype != tf.resource or op.type.startswith(_READING):
+                found.append(owners[each.op])
+    return found
+
+
+def _outside(tensor):
+    """What `tensor` is outside of the functions that captured it."""
+    while _versions.captured_by(tensor.op):
+        (tensor,) = _versions.captured_by(tensor.op)
+    return tensor
+
+
+_READING = ("ReadVariable", "ResourceGather")
+
+
+def _ops_of(variable):
+    if isinstance(variable, variables.PartitionedVariable):
+        return [op for each in variable for op in _ops_of(each)]
+    return [variable.op]
+
+
+def _tensors_in(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for each in value for tensor in _tensors_in(each)]
+    return [_outside(value)] if isinstance(value, tf.Tensor) else []
 
 
 def _is_variable(value):

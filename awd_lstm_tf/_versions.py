@@ -37,6 +37,8 @@ _PARTS = (
     "ops.gen_nn_ops bias_add_grad",
     "ops.resource_variable_ops ResourceVariable",
     "ops.rnn_cell_impl LSTMCell",
+    "ops.variable_scope _VariableStore.get_variable",
+    "ops.variable_scope _get_default_variable_store",
     "ops.variables PartitionedVariable",
     "ops.variables Variable",
     "training.gradient_descent GradientDescentOptimizer",
@@ -193,7 +195,10 @@ def captured_by(op):
     """The tensor outside that `op` of a function's graph is; in a list."""
     if op.type != "Placeholder" or outer_graph(op.graph) is None:
         return []
-    return [outer for outer, inner in op.graph.captures if inner.op is op]
+    captures = op.graph.captures
+    if hasattr(captures, "items"):  # before 1.15
+        captures = captures.items()
+    return [outer for outer, inner in captures if inner.op is op]
 
 
 def keras_backend():
@@ -293,10 +298,16 @@ def as_written(call):
 
 
 def _leave_as_written():
-    # 1.14 rewrites `call` all the same, and functions that it then gets wrong.
+    # Functions that it then gets wrong (1.15), and 1.14 `call` all the same.
     config = importlib.import_module("tensorflow.python.autograph.core.config")
-    config.DEFAULT_UNCOMPILED_MODULES.add(("awd_lstm_tf",))
+    if not hasattr(config, "CONVERSION_RULES"):
+        config.DEFAULT_UNCOMPILED_MODULES.add(("awd_lstm_tf",))
+        return
+    # Through the wrapper it gets to the functions of users that are wrapped.
+    wrapper = config.Convert("awd_lstm_tf.weight_drop_wrapper")
+    others = config.DoNotConvert("awd_lstm_tf")
+    config.CONVERSION_RULES = (wrapper, others, *config.CONVERSION_RULES)
 
 
-if VERSION[:2] == (1, 14):
+if VERSION >= (1, 14):
     _leave_as_written()

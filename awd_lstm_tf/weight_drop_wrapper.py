@@ -8,7 +8,7 @@ import re
 import weakref
 
 from awd_lstm_tf import _checks, _placing, _versions, masks, training
-from awd_lstm_tf._swapped_weights import Run, name_of
+from awd_lstm_tf._swapped_weights import Run, name_of, read_whole
 from awd_lstm_tf._versions import rnn_cell, tf
 
 # The matrices of TensorFlow's layers and cells; "weights" are tf.contrib's.
@@ -184,8 +184,10 @@ class WeightDropWrapper(object):
             result = call(*args, **kwargs)
         run.put_back(self.layer, *self._made.layers)
         self._check(run)
+        _refuse_whole(read_whole(run.masked, result, (args, kwargs)))
         return result
 
+    @_versions.as_written
     def _check(self, run):
         """Nothing that was to be dropped is left whole without a word."""
         if not run.masked:
@@ -437,6 +439,16 @@ class _KerasCellMembers(_KerasMembers):
 
     def get_initial_state(self, *args, **kwargs):
         return self.layer.get_initial_state(*args, **kwargs)
+
+
+@_versions.as_written
+def _refuse_whole(found):
+    for variable in found:
+        raise ValueError(
+            "`names` must choose variables that the layer reads when it is "
+            f"called, got '{name_of(variable)}', of which it uses what it made "
+            "of it before, such as when it was built: leave it out."
+        )
 
 
 def _refuse_more(arguments):

@@ -94,6 +94,41 @@ def hides_a_kernel():
     return Hides(UNITS)
 
 
+def cuts_a_kernel():
+    """A layer that makes what it multiplies by when it is built."""
+
+    class Cuts(tf.layers.Dense):
+        def build(self, inputs_shape):
+            super(Cuts, self).build(inputs_shape)
+            self.built = False
+            self.out = self.add_variable("out/kernel", [UNITS, UNITS])
+            self.halves = [self.out[:2], self.out[2:]]
+
+        def call(self, inputs):
+            outputs = super(Cuts, self).call(inputs)
+            return tf.matmul(outputs, tf.concat(self.halves, 0))
+
+    return Cuts(UNITS)
+
+
+def gotten_normalized():
+    def normalized(getter, *args, **kwargs):
+        return tf.identity(getter(*args, **kwargs), name="normalized")
+
+    with tf.variable_scope("net", custom_getter=normalized):
+        wrapper(lambda: tf.get_variable("kernel", [UNITS]))()
+
+
+def called_twice(layer):
+    layer(tf.ones([1, DEPTH]))
+    wrapper(layer)(tf.ones([1, DEPTH]))
+
+
+def called_in_a_loop(layer):
+    ones = tf.ones([1, UNITS])
+    tf.while_loop(lambda _: True, wrapper(layer), [ones])
+
+
 def of_unknown_kernel():
     initial = tf.placeholder(tf.float32)
     return tf.get_variable("kernel", initializer=initial, validate_shape=False)
@@ -872,6 +907,34 @@ WRAPPER = [
         "`names` must choose variables that the layer has in attributes, in "
         "lists or dicts of these, or gets in its call, got "
         "'hides/hidden/kernel', which it hides: leave it out.",
+    ),
+    (
+        lambda: wrapper(cuts_a_kernel())(tf.ones([1, DEPTH])),
+        ValueError,
+        "`names` must choose variables that the layer reads when it is "
+        "called, got 'cuts/out/kernel', of which it uses what it made of it "
+        "before, such as when it was built: leave it out.",
+    ),
+    (
+        lambda: called_twice(cuts_a_kernel()),
+        ValueError,
+        "`names` must choose variables that the layer reads when it is "
+        "called, got 'cuts/out/kernel', of which it uses what it made of it "
+        "before, such as when it was built: leave it out.",
+    ),
+    (
+        lambda: called_in_a_loop(cuts_a_kernel()),
+        ValueError,
+        "`names` must choose variables that the layer reads when it is "
+        "called, got 'cuts/out/kernel', of which it uses what it made of it "
+        "before, such as when it was built: leave it out.",
+    ),
+    (
+        gotten_normalized,
+        TypeError,
+        "`custom_getter` must leave 'net/kernel' a variable, got Tensor("
+        f'"normalized:0", shape=({UNITS},), dtype=float32): change only '
+        "what it is meant for, by name or `trainable`.",
     ),
     (
         lambda: wrapper(of_unknown_kernel)(),

@@ -80,6 +80,11 @@ def keras_model():
     return tf.keras.Sequential([keras.Dense(UNITS), keras.Dense(2)])
 
 
+def conv_lstm():
+    cut = keras.Reshape([oracles.TIME, oracles.DEPTH, 1, 1])
+    return tf.keras.Sequential([cut, keras.ConvLSTM2D(2, 1)])
+
+
 def function(inputs):
     return tf.layers.dense(tf.contrib.layers.fully_connected(inputs, UNITS), 2)
 
@@ -119,6 +124,8 @@ LAYERS = {
     ),
     "keras_model": (keras_model, called, 2),
 }
+if versions.VERSION >= (1, 15):  # 1.13: as in test_bad_inputs.py
+    LAYERS["keras_conv_lstm"] = (conv_lstm, called, 2)
 FEW = ["gru", "gru_static", "attention", "function", "keras_lstm"]
 
 
@@ -649,6 +656,88 @@ def test_called_again_in_a_function(open_session):
     assert all(oracles.same(one, other, 1e-6) for other in others)
 
 
+def rnn_step(cell):
+    return lambda x: cell(x, cell.zero_state(2, tf.float32))[0]
+
+
+def by_the_fused_layer(**arguments):
+    layer = awd_lstm_tf.WeightDropLSTMBlockFusedCell(UNITS, **arguments)
+    return lambda x: layer(tf.stack([x, x]), dtype=tf.float32)[0][1]
+
+
+def tensor_if(x):
+    if tf.reduce_sum(x) > 0:
+        x = x * 2
+    return tf.matmul(x, tf.get_variable("kernel", [oracles.DEPTH, UNITS]))
+
+
+# What makes a function of inputs, from the arguments of its masks.
+REWRITTEN = {
+    "layer": lambda **all: WeightDropWrapper(dense(), **all),
+    "rnn_cell": lambda **all: rnn_step(
+        WeightDropWrapper(cells.GRUCell(UNITS), **all)
+    ),
+    "keras": lambda **all: WeightDropWrapper(keras.Dense(UNITS), **all),
+    "function": lambda **all: WeightDropWrapper(
+        lambda x: tf.layers.dense(x, UNITS, name="made"), **all
+    ),
+    "cell": lambda **all: rnn_step(
+        awd_lstm_tf.WeightDropLSTMCell(UNITS, **all)
+    ),
+    "fused": by_the_fused_layer,
+    "dropout": lambda weight_drop_kr, use_vd, **all: (
+        awd_lstm_tf.VariationalDropout([oracles.DEPTH], weight_drop_kr, **all)
+    ),
+}
+
+
+def rewriting():
+    """`tf.function`, whose AutoGraph rewrites what is called in it."""
+    if versions.VERSION < (1, 15):
+        pytest.skip("needs a tf.function (TensorFlow 1.15)")
+    tf.get_variable_scope().set_use_resource(True)
+    return versions.function()
+
+
+@pytest.mark.parametrize("name", sorted(REWRITTEN))
+def test_autograph_leaves_the_package_as_written(name, open_session):
+    function, x = rewriting(), tf.ones([2, oracles.DEPTH])
+    if name == "keras" and not versions.KERAS_2:
+        pytest.skip("needs Keras 2")
+    layer = REWRITTEN[name](updates_collections="updates", **HELD)
+    with tf.variable_scope("net"):
+        bare = layer(x)
+    with tf.variable_scope("net", reuse=True):
+        rewritten = function(lambda x: layer(x))(x)
+    session = initialized(open_session())
+    whole = session.run(bare)
+    session.run(tf.get_collection("updates"))
+    one, other = session.run([bare, rewritten])
+    assert oracles.same(one, other, 1e-6)
+    assert not oracles.same(one, whole)
+
+
+def test_autograph_rewrites_a_function_that_is_wrapped(open_session):
+    function = rewriting()
+    drop = WeightDropWrapper(tensor_if, **HELD)
+    with tf.variable_scope("net"):
+        kernel = tf.get_variable("kernel", [oracles.DEPTH, UNITS])
+
+    @function
+    def both(x):
+        with tf.variable_scope("net", reuse=True):
+            return drop(x), drop(-x)
+
+    x = np.ones([2, oracles.DEPTH], np.float32)
+    results = both(tf.constant(x))
+    session = initialized(open_session())
+    session.run(drop.get_vd_update_op())
+    have, w, drawn = session.run([results, kernel, drop.masks])
+    (mask,) = drawn.values()
+    masked = x @ (w * mask)
+    assert oracles.same(have, [2 * masked, -masked], 1e-5)
+
+
 def test_two_wrappers_of_one_layer(open_session):
     layer = cells.GRUCell(UNITS)
     drops = [WeightDropWrapper(layer, **HELD) for _ in range(2)]
@@ -747,6 +836,81 @@ def test_names(names, chosen):
         drop()
     have = [name[len("net/") : -len(":0")] for name in drop.masks]
     assert have == chosen
+
+
+def template():
+    make = get_kernel(name="z/kernel")
+    return tf.make_template("made", lambda: make() * 1)
+
+
+def template_of_a_scope():
+    make = get_kernel(name="z/kernel")
+    return tf.make_template("made", make, create_scope_now_=True)
+
+
+def scope():
+    with tf.variable_scope("made") as made:
+        pass
+
+    def get():
+        with tf.variable_scope(made, reuse=tf.AUTO_REUSE):
+            return get_kernel()()
+
+    return get
+
+
+@pytest.mark.parametrize("make", [template, template_of_a_scope, scope])
+@pytest.mark.parametrize("bare_first", [False, True])
+def test_scopes_made_outside(make, bare_first, open_session):
+    part = make()
+
+    def get():
+        return tf.stack([get_kernel(name="a/kernel")(), part()])
+
+    def call(drop):
+        with tf.variable_scope("net", reuse=tf.AUTO_REUSE):
+            return drop()
+
+    bares = [call(get)] if bare_first else []
+    drops = [WeightDropWrapper(get, **HELD) for _ in range(2)]
+    calls = [call(drop) for drop in drops * 2]
+    bares.append(call(get))
+    session = initialized(open_session())
+    session.run([drop.get_vd_update_op() for drop in drops])
+    calls, bares, drawn = session.run(
+        [calls, bares, [drop.masks for drop in drops] * 2]
+    )
+    # Of ones: what is dropped is its mask.
+    for value, mask in zip(calls, drawn):
+        assert np.array_equal(value, list(mask.values()))
+        assert set(np.unique(value[0])) == set(np.unique(value[1])) == {0, 2}
+    assert np.all(np.array(bares) == 1)
+
+
+def test_getters_around_see_variables_and_those_in_it_the_masked(open_session):
+    seen = []
+
+    def note(getter, *args, **kwargs):
+        seen.append(getter(*args, **kwargs))
+        return seen[-1]
+
+    def double(getter, *args, **kwargs):
+        return getter(*args, **kwargs) * 2
+
+    def get():
+        whole = get_kernel(name="a/kernel")()
+        with tf.variable_scope("z", custom_getter=double):
+            return whole, get_kernel()()
+
+    drop = WeightDropWrapper(get, **HELD)
+    with tf.variable_scope("net", custom_getter=note):
+        results = drop()
+    assert seen[0] is tf.trainable_variables()[0]
+    session = initialized(open_session())
+    session.run(drop.get_vd_update_op())
+    (one, other), drawn = session.run([results, drop.masks])
+    assert np.array_equal(one, drawn["net/a/kernel:0"])
+    assert np.array_equal(other, 2 * drawn["net/z/kernel:0"])
 
 
 def half(w):
