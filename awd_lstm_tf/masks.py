@@ -17,6 +17,7 @@ from awd_lstm_tf import (
     _placing,
     _versions,
     diagnostics,
+    training,
 )
 from awd_lstm_tf._versions import tf
 
@@ -86,6 +87,7 @@ class Mask(object):
         self._keep_prob = _checks.keep_prob(argument, keep_prob)
         self._mode = mode
         self._is_train = _checks.is_train(is_train)
+        self._by_phase = training.is_phase(self._is_train)
         self._seed = _checks.optional_integer("seed", seed)
         self._collections = _checks.collection_names(
             "updates_collections", updates_collections
@@ -129,6 +131,10 @@ class Mask(object):
             self._whole_rows = whole_rows
         _checks.mask_dtype(self._dtype, dtype)
         self._in_graph()
+
+    def _is_train_here(self):
+        # Keras sets its phase for parts of a program, such as a replica's fit.
+        return training.training_phase() if self._by_phase else self._is_train
 
     # In a graph
 
@@ -275,7 +281,7 @@ class Mask(object):
                 [size or 0 for size in self._shape],
             )
             drawn = _drawing.draw_by_key(key, shape, rate, self._dtype)
-            drawn = drawn.when(self._is_train)
+            drawn = drawn.when(self._is_train_here())
         drawn.kept.set_shape(self._shape)
         self._note(state, drawn)
         return drawn.dense()
@@ -290,7 +296,7 @@ class Mask(object):
         refuse_in_defun(self._argument)
         with tf.name_scope(self._name + "_draw"):
             if self._mode == PER_STEP:
-                drawn = self._draw(state, self._is_train)
+                drawn = self._draw(state, self._is_train_here())
             elif self._mode == PER_RUN:
                 drawn = self._per_run(state)
             else:
@@ -305,32 +311,34 @@ class Mask(object):
             self._diagnostic(state, "whole", self._dense)
 
     def _per_run(self, state):
+        is_train = self._is_train_here()
         with _placing.outside_innermost_loop() as place:
-            lifted = place.sees(self._is_train)
+            lifted = place.sees(is_train)
             # A variable may change between two calls in a run.
-            lifted = lifted and isinstance(self._is_train, (bool, tf.Tensor))
-            dropping = self._is_train if lifted else True
+            lifted = lifted and isinstance(is_train, (bool, tf.Tensor))
+            dropping = is_train if lifted else True
             memory = _placing.memory(place.graph, self)
-            key = "drawn", place.context
+            key = "drawn", place.context, _versions.reference(dropping)
             if key not in memory:
                 memory[key] = self._draw(state, dropping)
             drawn = memory[key]
-        return drawn if lifted else drawn.when(self._is_train)
+        return drawn if lifted else drawn.when(is_train)
 
     def _read(self, state):
+        is_train = self._is_train_here()
         writes = [op for op in (state.update, state.reset) if op is not None]
         with _placing.outside_innermost_loop(True, writes) as place:
-            lifted = place.sees(self._is_train)
-            dropping = self._is_train if lifted else True
+            lifted = place.sees(is_train)
+            dropping = is_train if lifted else True
             memory = _placing.memory(place.graph, self)
-            key = ("read",) + place.key
+            key = ("read", _versions.reference(dropping)) + place.key
             if key not in memory:
                 memory[key] = self._read_at(state, place).when(dropping)
                 state.reads.append(memory[key])
             drawn = memory[key]
         _placing.made_at(place, *drawn)
         state.waits = place.control_inputs
-        return drawn if lifted else drawn.when(self._is_train)
+        return drawn if lifted else drawn.when(is_train)
 
     def _read_at(self, state, place):
         if state.reads and _placing.in_gradients():

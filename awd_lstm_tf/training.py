@@ -1,5 +1,6 @@
 """Training or not: one switch for all of a graph; and hooks for sessions."""
 
+import sys
 import weakref
 
 from tensorflow.python.framework import ops
@@ -73,7 +74,13 @@ def _keras_phase():
     kept = getattr(backend, _KERAS_PHASES, None)
     if type(kept) in (dict, weakref.WeakKeyDictionary):
         setattr(backend, _KERAS_PHASES, _KeptByGraphs(kept))
-    return backend.learning_phase()
+    # What a call around this was told goes first, as for Keras's own layers.
+    name = backend.__name__.replace("backend", "engine.base_layer_utils")
+    context = getattr(sys.modules.get(name), "call_context", None)  # from 1.14
+    told = getattr(context(), "training", None) if context else None
+    return (
+        int(told) if isinstance(told, (bool, int)) else backend.learning_phase()
+    )
 
 
 _KERAS_PHASES = "_GRAPH_LEARNING_PHASES"
@@ -104,7 +111,8 @@ class _KeptByGraphs(weakref.WeakKeyDictionary):
             self[graph] = phase
 
 
-def _is_phase(value):
+def is_phase(value):
+    """Whether `value` is the switch, of whatever graph."""
     if not isinstance(value, tf.Tensor):
         return False
     with value.graph.as_default():
@@ -134,7 +142,7 @@ def kept_config(config):
     """
     kept = dict(config)
     for argument, value in config.items():
-        if argument == "is_train" and _is_phase(value):
+        if argument == "is_train" and is_phase(value):
             kept[argument] = PHASE
         elif _checks.is_tensor(value):
             fix = "give a Python value"

@@ -293,6 +293,63 @@ def test_both_ways_of_keras():
     backend.clear_session()
 
 
+def varies(outputs, fed):
+    """Whether two runs differ, so that something is dropped."""
+    session = backend.get_session()
+    session.run(tf.global_variables_initializer())
+    feeds = {} if fed is None else {training_phase(): fed}
+    one, other = (session.run(outputs, feeds) for _ in range(2))
+    return not np.allclose(one, other)
+
+
+@pytest.mark.parametrize("kind", sorted(LAYERS))
+def test_a_phase_that_is_set_later_is_followed(kind):
+    backend.clear_session()
+    inputs = tf.constant(oracles.inputs_value())
+    layer = LAYERS[kind]()
+    found = [layer(inputs)]
+    for phase in (1, 0):
+        backend.set_learning_phase(phase)
+        found.append(layer(inputs))
+    assert [varies(outputs, None) for outputs in found] == [False, True, False]
+    backend.clear_session()
+
+
+@pytest.mark.skipif(
+    versions.VERSION < (1, 14), reason="tells no cell of `training` (1.14)"
+)
+@pytest.mark.parametrize("kind", sorted(LAYERS))
+def test_the_argument_of_a_call_is_followed(kind):
+    backend.clear_session()
+    model = keras_model(LAYERS[kind]())
+    inputs = tf.constant(oracles.inputs_value())
+    told = {value: model(inputs, training=value) for value in (True, False)}
+    for value, outputs in told.items():
+        for fed in (True, False):
+            assert varies(outputs, fed) == value
+    backend.clear_session()
+
+
+@pytest.mark.skipif(
+    versions.VERSION < (1, 14), reason="needs tf.distribute (1.14)"
+)
+@pytest.mark.parametrize("kind", ["cell", "wrapped_layer"])
+def test_fit_of_mirrored_keras_drops(kind):
+    backend.clear_session()
+    values = oracles.inputs_value()
+    batch = values, np.ones([len(values), 1], np.float32)
+    with tf.distribute.MirroredStrategy(["/cpu:0"]).scope():
+        inputs = tf.keras.layers.Input(values.shape[1:])
+        outputs = tf.keras.layers.Dense(1)(LAYERS[kind]()(inputs))
+        model = tf.keras.Model(inputs, outputs)
+        model.compile(tf.keras.optimizers.SGD(0.0), "mse")
+    data = tf.data.Dataset.from_tensor_slices(batch).repeat()
+    data = data.batch(len(values), drop_remainder=True)
+    losses = model.fit(data, epochs=3, steps_per_epoch=1, verbose=0)
+    assert len(set(np.round(losses.history["loss"], 6))) == 3
+    backend.clear_session()
+
+
 # ---------------------------------------------------------------------------
 # TrainingPhaseHook
 
