@@ -76,8 +76,10 @@ def _keras_phase():
         setattr(backend, _KERAS_PHASES, _KeptByGraphs(kept))
     # What a call around this was told goes first, as for Keras's own layers.
     name = backend.__name__.replace("backend", "engine.base_layer_utils")
-    context = getattr(sys.modules.get(name), "call_context", None)  # from 1.14
-    told = getattr(context(), "training", None) if context else None
+    layers = sys.modules.get(name)
+    # Before 1.15, calls are told nothing.
+    is_told = hasattr(layers, "CallContext")
+    told = getattr(layers.call_context(), "training", None) if is_told else None
     return (
         int(told) if isinstance(told, (bool, int)) else backend.learning_phase()
     )

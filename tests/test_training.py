@@ -316,7 +316,7 @@ def test_a_phase_that_is_set_later_is_followed(kind):
 
 
 @pytest.mark.skipif(
-    versions.VERSION < (1, 14), reason="tells no cell of `training` (1.14)"
+    versions.VERSION < (1, 15), reason="tells no cell of `training` (1.15)"
 )
 @pytest.mark.parametrize("kind", sorted(LAYERS))
 def test_the_argument_of_a_call_is_followed(kind):
