@@ -253,8 +253,9 @@ def outside_innermost_loop(for_reading=False, after=(), in_turn=False):
 
     `in_turn`: conds are left, not the loop that they are in.
     """
-    if _lifted_to() is not None:  # what is lifted already, leaves no more loops
-        yield _lifted_to()
+    spot = _lifted_to()
+    if spot is not None:  # what is lifted already, leaves no more loops
+        yield spot
         return
     graph, context, left_loop = _outside(for_reading, in_turn)
     before = graph._get_control_flow_context()
@@ -273,7 +274,7 @@ def outside_innermost_loop(for_reading=False, after=(), in_turn=False):
         outer, _lifting.place = _lifting.place, spot
         try:
             with tf.control_dependencies(kept):
-                yield _lifting.place
+                yield spot
         finally:
             _lifting.place = outer
             graph._control_dependencies_stack = stack

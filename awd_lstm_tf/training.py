@@ -56,6 +56,7 @@ def training_phase():
         phases = _placing.memory(tf.get_default_graph(), _PHASES)
         phase = _keras_phase()
         if _checks.is_tensor(phase):
+            phases["keras"] = phase
             return phase
         if phase not in phases:  # no Keras, or a value that it was set to
             with tf.name_scope(None):
@@ -114,12 +115,15 @@ class _KeptByGraphs(weakref.WeakKeyDictionary):
 
 
 def is_phase(value):
-    """Whether `value` is the switch, of whatever graph."""
-    if not isinstance(value, tf.Tensor):
+    """Whether `value` is what `training_phase` returned, in whatever graph.
+
+    It does not ask for that, which would make one.
+    """
+    graph = getattr(value, "graph", None)  # an eager tensor has none
+    if graph is None or not isinstance(value, tf.Tensor):
         return False
-    with value.graph.as_default():
-        phases = _placing.memory(_placing.root_graph(), _PHASES).values()
-        return any(value is each for each in [training_phase(), *phases])
+    phases = _placing.memory(_placing.outermost(graph), _PHASES)
+    return any(value is each for each in phases.values())
 
 
 class NotKept(ValueError, NotImplementedError):
@@ -128,6 +132,13 @@ class NotKept(ValueError, NotImplementedError):
     NotImplementedError, too, which tells `tf.train.Checkpoint` that there is no
     config to save beside the weights.
     """
+
+
+def _is_phase_of_its_graph(value):
+    if isinstance(value, tf.Tensor):
+        with value.graph.as_default():
+            training_phase()  # Keras's may have been taken from Keras alone
+    return is_phase(value)
 
 
 def kept_config(config):
@@ -144,7 +155,7 @@ def kept_config(config):
     """
     kept = dict(config)
     for argument, value in config.items():
-        if argument == "is_train" and is_phase(value):
+        if argument == "is_train" and _is_phase_of_its_graph(value):
             kept[argument] = PHASE
         elif _checks.is_tensor(value):
             fix = "give a Python value"

@@ -48,6 +48,26 @@ def test_phase_is_one_in_a_graph_and_false_unless_fed(open_session):
     assert training_phase() is phase
 
 
+def test_another_switch_is_given_no_phase_beside_it():
+    is_train = tf.placeholder_with_default(False, [])
+    before = len(tf.get_default_graph().get_operations())
+    VariationalDropout([3], 0.5, is_train=is_train, auto_update=True)
+    assert len(tf.get_default_graph().get_operations()) == before
+
+
+@versions.needs_2
+def test_a_tensor_of_an_eager_function_may_be_the_switch():
+    program = versions.IMPORT.partition("\n")[0] + (
+        "\nimport tensorflow, awd_lstm_tf\n"
+        "@tensorflow.function\n"
+        "def call(x, is_train):\n"
+        "    drop = awd_lstm_tf.VariationalDropout([3], 1, is_train=is_train)\n"
+        "    return drop(x)\n"
+        "assert call(tf.ones([3]), tf.constant(True)).shape == [3]\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
+
+
 def test_phase_is_that_of_keras():
     with tf.Graph().as_default():
         assert backend.learning_phase() is training_phase()
