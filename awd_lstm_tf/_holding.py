@@ -3,6 +3,8 @@
 import uuid
 
 import numpy as np
+from tensorflow.core.framework import attr_value_pb2, variable_pb2
+from tensorflow.python.framework import ops
 from tensorflow.python.ops import resource_variable_ops
 
 from awd_lstm_tf import _drawing, _placing
@@ -10,6 +12,7 @@ from awd_lstm_tf._versions import tf
 
 # Masks are scratch state: in no checkpoint, with no need of an initializer.
 MASKS = "awd_lstm_tf_masks"
+_SCRATCH = "awd_lstm_tf_scratch"  # all variables that are made here
 
 
 class _Containers(object):
@@ -37,8 +40,43 @@ def _scratch_variable(initial, name, collections):
     graph = tf.get_default_graph()
     with tf.device(tf.no_op().device), graph.container(_container(graph)):
         return resource_variable_ops.ResourceVariable(
-            initial, trainable=False, collections=collections, name=name
+            initial,
+            trainable=False,
+            collections=[*collections, _SCRATCH],
+            name=name,
         )
+
+
+def _exported(variable, export_scope=None):
+    """What a graph on disk says of a variable: the name of its handle."""
+    name = variable.name
+    if export_scope and not name.startswith(export_scope + "/"):
+        return None
+    name = ops.strip_name_scope(name, export_scope)
+    return variable_pb2.VariableDef(variable_name=name)
+
+
+def _imported(said, import_scope=None):
+    """The handle in a graph that was imported, which gets masks of its own.
+
+    TensorFlow imports the name under which a server keeps what is held as it
+    was: two imports, or an import and what was exported, would share it.
+    """
+    graph = tf.get_default_graph()
+    name = ops.prepend_name_scope(said.variable_name, import_scope)
+    handle = graph.as_graph_element(name)
+    for attribute, value in [
+        ("shared_name", handle.op.name),
+        ("container", _container(graph)),
+    ]:
+        value = attr_value_pb2.AttrValue(s=value.encode())
+        handle.op._set_attr(attribute, value)
+    return handle
+
+
+ops.register_proto_function(
+    _SCRATCH, variable_pb2.VariableDef, _exported, _imported
+)
 
 
 def _read_or(variable, default):

@@ -236,6 +236,9 @@ class MaskUpdateHook(session_run_hook.SessionRunHook):
         """Finds the ops and the global step."""
         self._ops = [op for each in self._owners for op in _update_ops(each)]
         self._step = tf.train.get_global_step()
+
+    def after_create_session(self, session, coord):
+        """Has the session begin with new masks, if it recovers, too."""
         self._runs, self._drawn_at = 0, None
 
     def before_run(self, run_context):
@@ -244,7 +247,9 @@ class MaskUpdateHook(session_run_hook.SessionRunHook):
         if self._step is not None and self._every > 1:
             now = run_context.session.run(self._step)
         self._runs += 1
-        if self._drawn_at is None or now - self._drawn_at >= self._every:
+        drawn = self._drawn_at
+        # A step that was restored may be one from before.
+        if drawn is None or not 0 <= now - drawn < self._every:
             self._drawn_at = now
             # What is fed may be the keep rate.
             feeds = run_context.original_args.feed_dict

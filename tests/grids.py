@@ -14,6 +14,14 @@ def thinned(cases, quick):
     ]
 
 
+def some_slow(cases, is_quick):
+    """Parameters: `cases`, slow where `is_quick` of their values is false."""
+    return [
+        pytest.param(*case, marks=[pytest.mark.slow] * (not is_quick(*case)))
+        for case in cases
+    ]
+
+
 def singles(*factors):
     """Parameters: all combinations; few that have each value are quick."""
     quick = [

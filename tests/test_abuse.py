@@ -92,7 +92,7 @@ def checkpointed_step(folder):
     return int(reader.get_tensor("global_step"))
 
 
-@times(3, 20)
+@times(2, 20)
 def test_killed_at_random_moments(count, tmp_path, seed):
     moments, folder = random.Random(seed), str(tmp_path)
     found = collections.Counter()

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 
+import grids
 import numpy as np
 import oracles
 import pytest
@@ -149,7 +150,9 @@ def join(cluster):
 # Masks
 
 
-@pytest.mark.parametrize("auto_update", [False, True])
+@pytest.mark.parametrize(
+    "auto_update", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_each_worker_has_masks_of_its_own(join, auto_update):
     workers = [
         join(index, lambda: dropping_cell(auto_update=auto_update))
@@ -278,8 +281,11 @@ CELLS = {
 
 @pytest.mark.parametrize(
     "name, wiring",
-    [(name, dict()) for name in CELLS]
-    + [("use_vd", dict(sync=True)), ("use_vd", dict(use_resource=True))],
+    grids.some_slow(
+        [(name, dict()) for name in CELLS]
+        + [("use_vd", dict(sync=True)), ("use_vd", dict(use_resource=True))],
+        lambda name, wiring: wiring or name in ("auto_update", "standard"),
+    ),
 )
 def test_no_mask_travels(traced, name, wiring):
     ours, size = traced(lambda: dropping_cell(**CELLS[name]), **wiring)

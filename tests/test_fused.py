@@ -135,7 +135,7 @@ def assert_same(have, want, epsilon=1e-12):
 
 @pytest.mark.parametrize(
     "arguments, lengths, unrolling",
-    grids.pairs(list(ARGUMENTS), list(LENGTHS), UNROLLINGS),
+    grids.singles(list(ARGUMENTS), list(LENGTHS), UNROLLINGS),
     indirect=["unrolling"],
 )
 def test_equals_lstm_cell(arguments, lengths, unrolling):
@@ -212,7 +212,9 @@ def test_shares_everything_with_our_cell():
         assert oracles.same(session.run(outputs), want, 1e-12)
 
 
-@pytest.mark.parametrize("name", ["default", "all"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("default", marks=pytest.mark.slow), "all"]
+)
 def test_gradients_are_those_of_finite_differences(name):
     # What is fed for a resource is not what a layer reads.
     tf.get_variable_scope().set_use_resource(False)

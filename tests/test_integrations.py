@@ -263,6 +263,7 @@ def test_bidirectional_dynamic_rnn(tmp_path):
 
 
 @versions.needs_contrib
+@pytest.mark.slow
 def test_stack_bidirectional_dynamic_rnn(tmp_path):
     assert_at_home(stack_bidirectional, tmp_path, drawing)
 

@@ -122,10 +122,10 @@ def test_goes_on_where_it_was_broken_off(
     monkeypatch.setattr(tf.train, "MonitoredTrainingSession", make)
     monkeypatch.setattr(language_model.tqdm.tqdm, "update", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run()
-    broken = run()
+        run("--epochs=2")
+    broken = run("--epochs=2")
     assert 10 < done[20] < 19  # the last checkpoint's
-    whole = run(out="whole")
+    whole = run("--epochs=2", out="whole")
     assert broken[1] == whole[1]
     ours, theirs = (
         checkpoint_of("LSTM", tmp_path / out) for out in ("out", "whole")
@@ -133,11 +133,11 @@ def test_goes_on_where_it_was_broken_off(
     for name in ours:
         np.testing.assert_array_equal(ours[name], theirs[name], name)
     steps = len(done)
-    assert run() == broken  # all is done
+    assert run("--epochs=2") == broken  # all is done
     assert len(done) == steps
     stops.append(steps + 1)
     with pytest.raises(KeyboardInterrupt):
-        run("--seed=2")  # another training
+        run("--epochs=2", "--seed=2")  # another training
 
 
 def test_reads_what_the_trainer_reads(language_model, text_data):

@@ -471,9 +471,10 @@ def in_a_function(cell):
     return versions.function()(calls)()
 
 
-@pytest.mark.parametrize("mode", sorted(MODES))
-@pytest.mark.parametrize("name", sorted(ASSIGNED))
-@pytest.mark.parametrize("around", [in_a_loop, in_a_function])
+@pytest.mark.parametrize(
+    "around, name, mode",
+    grids.pairs([in_a_loop, in_a_function], sorted(ASSIGNED), sorted(MODES)),
+)
 def test_weights_may_be_assigned_between_sequences(around, name, mode):
     make_stock, make_dropping, kind = ASSIGNED[name]
     if name == "fused" and mode == masks.PER_STEP:

@@ -579,7 +579,9 @@ class Truth(object):
         return np.mean(self.counted or [self.weights], 0)
 
 
-@both_kinds
+@pytest.mark.parametrize(
+    "use_resource", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_what_is_shown_is_saved_and_training_goes_on_from_any_checkpoint(
     open_session, tmp_path, use_resource, seed
 ):

@@ -15,6 +15,7 @@ import shutil
 import sys
 import unittest.mock
 
+import grids
 import numpy as np
 import pytest
 import versions
@@ -139,7 +140,7 @@ PROGRAMS = [
 ]
 
 
-@pytest.fixture(scope="module", params=PROGRAMS, ids=lambda each: each.name)
+@pytest.fixture(scope="module")
 def program(request):
     if versions.VERSION < (2,):
         needed = "compat.v1" if versions.VERSION < (1, 13) else None
@@ -157,11 +158,22 @@ def stock(program, tmp_path_factory):
     return program.run(program.stock, folder)
 
 
+def some_programs(*quick):
+    """All of the programs are a test's; those that are not `quick` are slow."""
+    return pytest.mark.parametrize(
+        "program",
+        grids.some_slow(zip(PROGRAMS), lambda each: each.name in quick),
+        indirect=True,
+        ids=lambda each: each.name,
+    )
+
+
 def changed_lines(before, after):
     lines = difflib.ndiff(before.splitlines(), after.splitlines())
     return [line[2:].strip() for line in lines if line.startswith("+ ")]
 
 
+@some_programs("adder", "tagger", "seq2seq", "time_series")
 def test_with_import_and_class_name_changed_it_is_the_same(
     program, stock, tmp_path
 ):
@@ -185,6 +197,7 @@ def assert_serve_the_same(exports):
     assert all(np.array_equal(each, predictions[0]) for each in predictions)
 
 
+@some_programs("tagger", "seq2seq")
 def test_with_weight_drop_it_learns_and_evaluates_without(program, tmp_path):
     run = program.run(program.dropping, tmp_path)
     changed, kept = run.of_masks("changed"), run.of_masks("kept_fraction")
@@ -198,6 +211,7 @@ def test_with_weight_drop_it_learns_and_evaluates_without(program, tmp_path):
     assert_serve_the_same(run.exported()[:1] + same.exported()[1:])
 
 
+@some_programs("adder", "time_series")
 def test_with_weight_drop_it_goes_on_from_a_stock_checkpoint(
     program, stock, tmp_path
 ):

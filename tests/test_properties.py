@@ -461,13 +461,13 @@ def on_a_graph(check_example, example):
         check_example(example)
 
 
-@hypothesis.settings(max_examples=12)
+@hypothesis.settings(max_examples=7)
 @hypothesis.given(cell_examples())
 def test_cell(example):
     on_a_graph(check_cell, example)
 
 
-@hypothesis.settings(max_examples=6)
+@hypothesis.settings(max_examples=5)
 @hypothesis.given(layer_examples())
 def test_fused_layer(example):
     on_a_graph(check_layer, example)

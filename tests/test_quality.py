@@ -217,6 +217,7 @@ def test_leaves_runs_to_the_process_that_makes_them(
 
 
 @versions.not_in_v2_flow("no seed determines the weights of its layers")
+@pytest.mark.slow
 def test_a_run_broken_off_goes_on(
     quality, example, argv, tmp_path, monkeypatch, set_rows
 ):

@@ -351,8 +351,10 @@ def test_step_is_numpys(open_session, form):
 @pytest.mark.parametrize(
     "loop, drop, form",
     [
-        ("dynamic_rnn", "no_drop", "peepholes"),
         ("static_rnn", "use_vd", "num_proj"),
+        pytest.param(
+            *("dynamic_rnn", "no_drop", "peepholes"), marks=pytest.mark.slow
+        ),
         pytest.param(
             *("bidirectional", "no_drop", "plain"), marks=pytest.mark.slow
         ),

@@ -25,7 +25,11 @@ def installed():
 
 
 @versions.needs_contrib
-@pytest.mark.parametrize("tied", [[], ["--tied"]], ids=["apart", "tied"])
+@pytest.mark.parametrize(
+    "tied",
+    [[], pytest.param(["--tied"], marks=pytest.mark.slow)],
+    ids=["apart", "tied"],
+)
 def test_tiny_run(quantize_and_export, tmp_path, capsys, tied):
     arguments = (
         f"--out={tmp_path} --units=16 --steps=30 --held-out=60 "

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import weakref
 
+import grids
 import numpy as np
 import pytest
 import situations
@@ -42,25 +43,26 @@ from situations import (
 
 import awd_lstm_tf
 
-
-def some_slow(cases, is_quick):
-    """Parameters of a test, all but some of them for `make slow`."""
-    return [
-        case if is_quick(*case) else pytest.param(*case, marks=pytest.mark.slow)
-        for case in cases
-    ]
+# A row of each class that owns masks; the other rows differ in what is wrapped.
+CLASSES = {"cell", "fused", "dropout"}
 
 
-def each(names):
-    """A test for each; the row that differs little from another's is slow."""
-    slow = pytest.param("cell_recurrent_only", marks=pytest.mark.slow)
+def each(names, *more):
+    """A test for each; but those of `CLASSES` and `more` are slow."""
+    quick = CLASSES | set(more)
+    assert quick <= set(ROWS)
     return pytest.mark.parametrize(
-        "name", [slow if name in slow.values else name for name in names]
+        "name",
+        grids.some_slow(zip(names), quick.__contains__),
     )
 
 
-every_row = each(ROWS)
-every_held = each([name for name, _ in rows_and_modes("held")])
+def every_row(*more):
+    return each(ROWS, *more)
+
+
+def every_held(*more):
+    return each([name for name, _ in rows_and_modes("held")], *more)
 
 
 def mode_of(name):
@@ -102,18 +104,35 @@ def has_road(name, road):
     return road != "copied" or row.configured or row.deep
 
 
+some_modes = pytest.mark.parametrize(
+    "name, mode",
+    grids.some_slow(
+        rows_and_modes("standard", "auto"),
+        lambda name, mode: (
+            name in CLASSES | {"wrapped_cell"}
+            or (name, mode)
+            in [("wrapped_keras", "standard"), ("wrapped_function", "auto")]
+        ),
+    ),
+)
+
+
 @pytest.mark.parametrize(
     "name, road",
-    some_slow(
+    grids.some_slow(
         [pair for pair in itertools.product(ROWS, ROADS) if has_road(*pair)],
-        lambda name, road: road == "plain" or name != "cell_recurrent_only",
+        lambda name, road: (
+            road == "plain"
+            or name in CLASSES
+            or (list(ROWS).index(name) + list(ROADS).index(road)) % 2
+        ),
     ),
 )
 def test_road(name, road):
     check(situation_of(name, road=road, **ROAD_TESTS[road]))
 
 
-@pytest.mark.parametrize("name, mode", rows_and_modes("standard", "auto"))
+@some_modes
 def test_mode(name, mode):
     check(situation_of(name, mode, loop="dynamic_rnn"))
 
@@ -124,18 +143,18 @@ def test_fused_layer_on_a_sequence():
 
 
 @pytest.mark.usefixtures("control_flow_v2")
-@every_row
+@every_row("wrapped_cell")
 def test_control_flow_v2(name):
     check(situation_of(name, wiring="around", loop="dynamic_rnn"))
 
 
 @pytest.mark.usefixtures("control_flow_v2")
-@pytest.mark.parametrize("name, mode", rows_and_modes("standard", "auto"))
+@some_modes
 def test_control_flow_v2_of_modes(name, mode):
     check(situation_of(name, mode, loop="static_rnn"))
 
 
-@every_row
+@every_row("wrapped_keras")
 def test_library_made_and_not_told_to_train(name):
     """With `training_phase()` not fed, results are stock's."""
     (program,) = situations.build(situation_of(name, road="library"))
@@ -164,7 +183,7 @@ def saved_net(name, wiring="before"):
         return Saved(situation, net, x, updates)
 
 
-@every_row
+@every_row("wrapped_layer")
 def test_imported_twice_beside_one_that_was_built(name):
     saved = saved_net(name)
     situation = situation_of(name, seed=3)
@@ -176,6 +195,40 @@ def test_imported_twice_beside_one_that_was_built(name):
         programs[-1].initialize(session)
         for program in programs:
             check_program(program, session)
+
+
+def is_whole(program, session):
+    """Whether a run has nothing dropped, if it does not draw."""
+    x = inputs_value(3)
+    got = session.run(program.fetches, {**program.feeds, program.x: x})
+    (used,) = program.compare(got, x)
+    values = dict(zip([v.name for v in program.variables], got["values"]))
+    return ROWS[program.situation.row].is_whole(values, used)
+
+
+def draw(program, session):
+    program.run(session, inputs_value(3))
+
+
+@every_held("wrapped_layer")
+def test_each_import_has_a_mask_of_its_own(name, server):
+    """In one graph; and in another one, on the same server."""
+    saved = saved_net(name)
+    with as_in(situation_of(name)) as graph:
+        first, second = [saved.taken(scope) for scope in ("one", "two")]
+    with session_of(graph) as session:
+        second.initialize(session)
+        draw(first, session)
+        assert not is_whole(first, session)
+        assert is_whole(second, session)
+    for _ in range(2):
+        with as_in(situation_of(name)) as graph:
+            program = saved.taken()
+        with session_of(graph, server.target) as session:
+            program.initialize(session)
+            assert is_whole(program, session)
+            draw(program, session)
+            assert not is_whole(program, session)
 
 
 def test_imported_in_another_process(tmp_path):
@@ -196,7 +249,7 @@ def test_imported_in_another_process(tmp_path):
 # Function
 
 
-@every_row
+@every_row("embedding")
 def test_gradients_inside_a_function(name):
     situation = situation_of(name, wiring="around", road="function")
     row = ROWS[name]
@@ -244,7 +297,7 @@ def server():
     return tf.train.Server.create_local_server()
 
 
-@every_held
+@every_held("wrapped_cell")
 def test_second_graph_on_a_server(name, server, monkeypatch):
     row = ROWS[name]
     for units in (4, 4, 6):  # as it was, again, and of another shape
@@ -271,7 +324,7 @@ def test_second_graph_on_a_server(name, server, monkeypatch):
 # Hooks, and Estimator
 
 
-@every_held
+@every_held("wrapped_function")
 def test_hooks_in_a_monitored_session(name, tmp_path):
     """Masks are redrawn every second step, for training alone."""
     situation = situation_of(name, wiring="hook", road="library")
@@ -459,7 +512,7 @@ def outcomes(name, bare):
     return found
 
 
-@every_row
+@every_row("wrapped_layer")
 def test_made_outside_of_the_graphs_that_it_is_used_in(name):
     """Where stock's layer can be used in a second graph, ours is right."""
     ours, stock = outcomes(name, bare=False), outcomes(name, bare=True)
@@ -470,7 +523,7 @@ def test_made_outside_of_the_graphs_that_it_is_used_in(name):
 # What walks a graph
 
 
-@every_row
+@every_row("wrapped_cell")
 def test_check_numerics(name):
     (program,) = situations.build(situation_of(name, road="library"))
     with program.graph.as_default():
@@ -500,7 +553,7 @@ def by_recomputing(call):
 
 @pytest.mark.parametrize(
     "name, mode, around, called_before",
-    some_slow(
+    grids.some_slow(
         [
             pair + (around, called_before)
             for pair in rows_and_modes()
@@ -564,7 +617,7 @@ def is_of_ours(error):
 
 @pytest.mark.parametrize(
     "name, mode",
-    some_slow(rows_and_modes(), lambda name, mode: mode == mode_of(name)),
+    grids.some_slow(rows_and_modes(), lambda name, mode: mode == mode_of(name)),
 )
 def test_defun_is_refused(name, mode):
     from tensorflow.python.framework import function
@@ -585,7 +638,7 @@ def test_defun_is_refused(name, mode):
 
 @pytest.mark.parametrize(
     "name, mode",
-    some_slow(
+    grids.some_slow(
         rows_and_modes(),
         lambda name, mode: (
             mode == "auto"
@@ -642,7 +695,7 @@ def built_and_run(name, mode):
     return weakref.ref(program.graph)
 
 
-@every_row
+@every_row("wrapped_keras")
 def test_graph_is_freed(name):
     graphs = [built_and_run(name, mode) for mode in ROWS[name].modes]
     gc.collect()
@@ -762,12 +815,17 @@ def by_file(keras, model, folder):
 
 @pytest.mark.parametrize(
     "name, mode, again",
-    some_slow(
+    grids.some_slow(
         itertools.product(
             KERAS, ["held", "auto"], [by_clone, by_json, by_file]
         ),
         lambda name, mode, again: (
-            (mode, again) in [("held", by_file), ("auto", by_clone)]
+            (mode, again)
+            == (
+                ("held", by_file)
+                if name in ("cell", "wrapped_rnn")
+                else ("auto", by_clone)
+            )
         ),
     ),
 )
@@ -782,7 +840,13 @@ def test_keras_copies(name, mode, again, keras, tmp_path):
         assert_drops_in_training_alone(again(keras, model, tmp_path), expected)
 
 
-@pytest.mark.parametrize("name", ["cell", "wrapped_cell", "wrapped_rnn"])
+@pytest.mark.parametrize(
+    "name",
+    grids.some_slow(
+        zip(["cell", "wrapped_cell", "wrapped_rnn"]),
+        lambda name: name != "wrapped_cell",
+    ),
+)
 def test_keras_bidirectional(name, keras):
     ours, stock = KERAS[name]
     with keras.utils.custom_object_scope(KERAS_CLASSES):
@@ -813,7 +877,13 @@ def test_keras_bidirectional(name, keras):
 
 
 @pytest.mark.skipif(not hasattr(tf, "estimator"), reason="no tf.estimator")
-@pytest.mark.parametrize("name", list(KERAS))
+@pytest.mark.parametrize(
+    "name",
+    grids.some_slow(
+        zip(KERAS),
+        lambda name: name in ("cell", "wrapped_layer"),
+    ),
+)
 def test_keras_to_estimator(name, keras, tmp_path):
     ours, _ = KERAS[name]
     model = keras_model(ours("auto")[0])
@@ -1095,7 +1165,7 @@ def read_and_written(name, bare, folder):
         return found
 
 
-@each(WEIGHTED)
+@each(WEIGHTED, "wrapped_layer")
 def test_readers_and_writers_of_weights(name, tmp_path):
     """To the bit what they make of stock's, with a mask drawn all the time."""
     ours = read_and_written(name, False, tmp_path)

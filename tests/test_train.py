@@ -1,5 +1,6 @@
 """benchmarks/train.py at tiny size: whole runs, parts, errors."""
 
+import grids
 import numpy as np
 import pytest
 import versions
@@ -40,7 +41,12 @@ def test_trains_both_models_and_reports(train, text_file, tmp_path, capsys):
     assert (out / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize("config", ["ptb", "medium", "shakespeare"])
+@pytest.mark.parametrize(
+    "config",
+    grids.some_slow(
+        zip(["ptb", "medium", "shakespeare"]), lambda name: name == "medium"
+    ),
+)
 def test_configurations_train(config, train, text_data, tmp_path):
     data = tmp_path / "data"
     write_folder(data)
@@ -125,6 +131,7 @@ def masks_and_penalties(trainer):
 
 
 @versions.not_in_v2_flow("no seed determines the weights of its layers")
+@pytest.mark.slow
 def test_without_its_parts_the_recipe_is_plain(start_run, example, tmp_path):
     parts = set(example("configurations").PARTS) - {"weight_tying"}
     curves = []
@@ -138,6 +145,7 @@ def test_without_its_parts_the_recipe_is_plain(start_run, example, tmp_path):
     assert curves[0] == curves[1]
 
 
+@pytest.mark.slow
 def test_leaves_one_part_out(start_run, tmp_path):
     everything = start_run("recipe", f"--out={tmp_path / 'all'}")
     whole = masks_and_penalties(everything)

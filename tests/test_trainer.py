@@ -96,6 +96,7 @@ def test_the_windows_of_an_epoch_go_through_the_text(
     assert np.all(np.diff(read_up_to) > 0.0)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_rises_then_falls_as_a_cosine(start_run, example):
     trainer = start_run("plain", "--learning-rate=0.01", "--epochs=10")
     warm_up = example("trainer").WARM_UP
@@ -112,6 +113,7 @@ def test_the_learning_rate_rises_then_falls_as_a_cosine(start_run, example):
     assert averaging.rate(0.0) == averaging.rate(3.0) == 5.0
 
 
+@pytest.mark.slow
 def test_patience_ends(start_run):
     """Also when it is only given to go on; the best epoch stays the best."""
     trainer = start_run("plain", "--epochs=9", "--patience=3")
@@ -157,6 +159,7 @@ def average(trainer):
         trainer._train_step(0, inputs, targets)
 
 
+@pytest.mark.slow
 def test_averages_are_evaluated_and_saved(start_run):
     trainer = start_run("recipe", *EVERY_PART)
     average(trainer)
@@ -297,6 +300,7 @@ def assert_same_checkpoints(whole, broken, name):
 
 
 @versions.not_in_v2_flow("no seed determines the weights of its layers")
+@pytest.mark.slow
 def test_resumes_after_kill_9(train, benchmarks, text_file, tmp_path, capsys):
     """Without dropout: to the bit, wherever it was killed."""
     broken, whole = tmp_path / "broken", tmp_path / "whole"

@@ -1,6 +1,7 @@
 """training_phase, its hook and its way through configs; MaskUpdateHook."""
 
 import gc
+import itertools
 import subprocess
 import sys
 import weakref
@@ -520,6 +521,60 @@ def test_a_session_begins_with_new_masks(tmp_path):
             seen = runs(session, net, 3)
         assert lengths_of_runs(seen) == [3]
         assert np.any(np.frombuffer(seen[0][0], np.float32) == 0)
+
+
+class Preempted(tf.train.SessionRunHook):
+    """Loses the session, and what it holds, once, after some runs."""
+
+    def __init__(self, resets, after):
+        self._resets, self._left = resets, after
+
+    def after_run(self, run_context, run_values):
+        self._left -= 1
+        if not self._left:
+            run_context.session.run(self._resets)
+            raise tf.errors.AbortedError(None, None, "preempted")
+
+
+@pytest.mark.parametrize("saved_every", [1, 3])
+def test_a_session_that_recovers_begins_with_new_masks(saved_every, tmp_path):
+    net = Net()
+    resets = [
+        op
+        for owner in net.owners
+        for op in (
+            owner.get_vd_reset_op()
+            if hasattr(owner, "get_vd_reset_op")
+            else owner.get_reset_mask_op()
+        )
+    ]
+    with tf.train.MonitoredTrainingSession(
+        hooks=[Preempted(resets, 5), MaskUpdateHook(net.owners, 100)],
+        checkpoint_dir=str(tmp_path),
+        save_checkpoint_steps=saved_every,
+        save_summaries_steps=None,
+        save_summaries_secs=None,
+    ) as session:
+        seen = runs(session, net, 8)
+    assert len(seen) == 8
+    for mask in itertools.chain(*seen):
+        assert set(np.unique(np.frombuffer(mask, np.float32))) == {0, 2}
+
+
+def test_a_step_from_before_has_new_masks():
+    net = Net()
+    again = net.step.assign(0)
+
+    def go_back(step_context):
+        step_context.session.run(again)
+
+    with tf.train.MonitoredTrainingSession(
+        hooks=[MaskUpdateHook(net.owners, 2)]
+    ) as session:
+        seen = runs(session, net, 3)
+        session.run_step_fn(go_back)
+        seen += runs(session, net, 3)
+    assert lengths_of_runs(seen) == [2, 1, 2, 1]
 
 
 def test_a_keep_rate_that_is_fed():

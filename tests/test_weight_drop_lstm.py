@@ -123,8 +123,12 @@ EQUAL = [
     )
     if loop == "dynamic_rnn" or arguments in ("default", "all")
 ]
-# Each argument without a mode; all of them in each loop, with and without one.
-QUICK = [(None, arguments, "dynamic_rnn") for arguments in ARGUMENTS]
+# Arguments that make another state, without a mode; all of them in each loop,
+# with and without one.
+QUICK = [
+    (None, arguments, "dynamic_rnn")
+    for arguments in ("default", "num_proj", "state_is_tuple", "trainable")
+]
 QUICK += itertools.product([None], ["all"], oracles.LOOPS)
 QUICK += zip(sorted(MODES), ["default"] * 3, ["dynamic_rnn"] * 3)
 QUICK += zip(
@@ -352,8 +356,10 @@ def test_input_bias_is_added_to_the_input_gate(own):
 
 
 @versions.needs_1  # the stock cell of 2.x takes ints alone
-@pytest.mark.parametrize("mode", [None, *sorted(MODES)])
-@pytest.mark.parametrize("recurrent_only", [False, True])
+@pytest.mark.parametrize(
+    "mode, recurrent_only",
+    grids.singles([None, *sorted(MODES)], [False, True]),
+)
 def test_sizes_may_be_whole_floats_as_in_lstm_cell(mode, recurrent_only):
     """LSTMCell takes `num_proj=4.0`, and makes a 4 of it when it is built."""
     own = dict(MODES[mode], recurrent_only=recurrent_only) if mode else {}
