@@ -15,21 +15,23 @@ MASKS = "awd_lstm_tf_masks"
 _SCRATCH = "awd_lstm_tf_scratch"  # all variables that are made here
 
 
-class _Containers(object):
-    """Whose the names of graphs' containers are."""
+class _Graphs(object):
+    """Whose the names of graphs are."""
 
 
-_CONTAINERS = _Containers()
+_GRAPHS = _Graphs()
 
 
-def _container(graph):
-    """The name of the container of `graph`'s masks.
+def _make_own(handle):
+    """Has no other graph, and no other import of this one, share a variable.
 
-    One for each graph: on one server, names of variables are shared by all
-    graphs, and a mask of the graph before would be found there.
+    On one server, variables are shared by their names, and a graph that is
+    imported brings those along.
     """
-    names = _placing.memory(graph, _CONTAINERS)
-    return names.setdefault("name", f"awd_lstm_tf_{uuid.uuid4().hex}")
+    names = _placing.memory(handle.graph, _GRAPHS)
+    graph = names.setdefault("name", f"awd_lstm_tf_{uuid.uuid4().hex}")
+    name = f"{graph}/{handle.op.name}".encode()
+    handle.op._set_attr("shared_name", attr_value_pb2.AttrValue(s=name))
 
 
 def _scratch_variable(initial, name, collections):
@@ -37,14 +39,15 @@ def _scratch_variable(initial, name, collections):
     # unique by itself, and each replica of a MirroredStrategy has its own. The
     # device is the one of an op that holds no state, so a device setter for
     # parameter servers leaves the mask on its worker.
-    graph = tf.get_default_graph()
-    with tf.device(tf.no_op().device), graph.container(_container(graph)):
-        return resource_variable_ops.ResourceVariable(
+    with tf.device(tf.no_op().device):
+        variable = resource_variable_ops.ResourceVariable(
             initial,
             trainable=False,
             collections=[*collections, _SCRATCH],
             name=name,
         )
+    _make_own(variable.handle)
+    return variable
 
 
 def _exported(variable, export_scope=None):
@@ -57,20 +60,10 @@ def _exported(variable, export_scope=None):
 
 
 def _imported(said, import_scope=None):
-    """The handle in a graph that was imported, which gets masks of its own.
-
-    TensorFlow imports the name under which a server keeps what is held as it
-    was: two imports, or an import and what was exported, would share it.
-    """
-    graph = tf.get_default_graph()
+    """The handle in a graph that was imported."""
     name = ops.prepend_name_scope(said.variable_name, import_scope)
-    handle = graph.as_graph_element(name)
-    for attribute, value in [
-        ("shared_name", handle.op.name),
-        ("container", _container(graph)),
-    ]:
-        value = attr_value_pb2.AttrValue(s=value.encode())
-        handle.op._set_attr(attribute, value)
+    handle = tf.get_default_graph().as_graph_element(name)
+    _make_own(handle)
     return handle
 
 

@@ -95,7 +95,10 @@ class Run(object):
         if not self.chosen(name):
             return value
         self.masked.append(value)
-        return self._mask(value)
+        masked = self._mask(value)
+        if isinstance(value, variables.PartitionedVariable):
+            return _Parts(value, masked)
+        return masked
 
     def swap(self, layer, stack):
         """Puts masked weights in `layer` until `stack` is closed."""
@@ -203,6 +206,21 @@ class Run(object):
             if all(each is not known for known in trained):
                 trained.append(each)
         trained.sort(key=lambda variable: order.get(id(variable), -1))
+
+
+class _Parts(variables.PartitionedVariable):
+    """Masked weights in the parts of a variable: a lookup goes by parts."""
+
+    def __init__(self, variable, masked):
+        vars(self).update(vars(variable))
+        (axis,) = variable._partition_axes()
+        sizes = [part.shape.as_list()[axis] for part in variable]
+        self._masked = masked
+        self._variable_list = tf.split(masked, sizes, axis)
+
+    def as_tensor(self):
+        """All parts in one."""
+        return self._masked
 
 
 def read_whole(chosen, results, arguments):

@@ -329,6 +329,8 @@ class Mask(object):
         writes = [op for op in (state.update, state.reset) if op is not None]
         with _placing.outside_innermost_loop(True, writes) as place:
             lifted = place.sees(is_train)
+            if _placing.in_function():  # a variable may change between calls
+                lifted = lifted and isinstance(is_train, (bool, tf.Tensor))
             dropping = is_train if lifted else True
             memory = _placing.memory(place.graph, self)
             key = ("read", _versions.reference(dropping)) + place.key

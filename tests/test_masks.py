@@ -497,22 +497,40 @@ def test_weights_may_be_assigned_between_sequences(around, name, mode):
     assert oracles.same(*values, bound=1e-6)
 
 
+def in_the_order_of_waiting(call, change):
+    first = call()
+    with tf.control_dependencies([first]):
+        changed = tf.convert_to_tensor(change())
+    with tf.control_dependencies([changed]):
+        return first, call()
+
+
+def in_the_order_of_a_function(call, change):
+    def calls():
+        first = call()
+        change()
+        return first, call()
+
+    return versions.function()(calls)()
+
+
+@pytest.mark.parametrize(
+    "order", [in_the_order_of_waiting, in_the_order_of_a_function]
+)
 @pytest.mark.parametrize("auto_update", [False, True])
-def test_is_train_as_a_variable_is_read_by_each_call(auto_update):
+def test_is_train_as_a_variable_is_read_by_each_call(auto_update, order):
     is_train = tf.get_variable(
         "is_train", initializer=True, trainable=False, use_resource=True
     )
     mode = masks.PER_RUN if auto_update else masks.VARIABLE
     mask = masks.Mask(0.5, mode, is_train=is_train)
     mask.build([16, 16], tf.float32)
-    first = mask.drop(tf.ones([16, 16]))
-    with tf.control_dependencies([first]):
-        changed = tf.assign(is_train, False)
-    with tf.control_dependencies([tf.convert_to_tensor(changed)]):
-        second = mask.drop(tf.ones([16, 16]))
+    calls = order(
+        lambda: mask.drop(tf.ones([16, 16])), lambda: is_train.assign(False)
+    )
     with initialized_session() as session:
         session.run(mask.update_ops("update"))
-        values = session.run([first, second])
+        values = session.run(calls)
     assert set(np.unique(values[0])) == {0.0, 2.0}
     assert np.all(values[1] == 1.0)
 

@@ -229,6 +229,11 @@ def test_each_import_has_a_mask_of_its_own(name, server):
             assert is_whole(program, session)
             draw(program, session)
             assert not is_whole(program, session)
+    # What forgets the variables, forgets the masks.
+    tf.Session.reset(server.target)
+    with session_of(graph, server.target) as session:
+        program.initialize(session)
+        assert is_whole(program, session)
 
 
 def test_imported_in_another_process(tmp_path):

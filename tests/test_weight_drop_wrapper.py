@@ -1,6 +1,7 @@
 """WeightDropWrapper: stock layers against themselves on kernels times masks."""
 
 import copy
+import functools
 import itertools
 import re
 
@@ -995,6 +996,57 @@ def test_partitioned_kernel(auto_update, open_session):
     )
     assert oracles.same(have, need, 1e-5)
     assert oracles.same(np.concatenate(slopes), slope * mask, 1e-5)
+
+
+IDS = [0, 1, 2, 6, 7]
+READERS = dict(
+    lookup=lambda w: tf.nn.embedding_lookup(w, IDS),
+    list=lambda w: tf.nn.embedding_lookup(list(w), IDS),
+    sparse=lambda w: tf.nn.embedding_lookup_sparse(
+        w,
+        tf.SparseTensor([[i, 0] for i in range(5)], IDS, [5, 1]),
+        None,
+        combiner="sum",
+    ),
+    whole=lambda w: tf.gather(tf.convert_to_tensor(w), IDS),
+)
+
+
+@pytest.mark.parametrize("reader", sorted(READERS))
+def test_reads_of_a_variable_in_parts(reader, open_session):
+    """A lookup finds rows in the parts: 0 in the first, 1 in the second, ..."""
+
+    def layer():
+        return READERS[reader](tf.get_variable("kernel", [8, 3]))
+
+    scope = functools.partial(
+        tf.variable_scope, "net", partitioner=tf.fixed_size_partitioner(3)
+    )
+    with scope():
+        stock = layer()
+    drop = WeightDropWrapper(layer, **HELD)
+    with scope(reuse=True):
+        outputs = drop()
+    variables = tf.trainable_variables()
+    found, expected = [
+        (rows, list(map(tf.convert_to_tensor, tf.gradients(loss, variables))))
+        for rows, loss in [(outputs, loss_of(outputs)), (stock, loss_of(stock))]
+    ]
+    session = initialized(open_session())
+    need, whole = session.run([stock, outputs])
+    assert np.array_equal(need, whole)
+    session.run(drop.get_vd_update_op())
+    values, (mask,), (have, slopes) = session.run(
+        [variables, list(drop.masks.values()), found]
+    )
+    ends = np.cumsum([len(value) for value in values])
+    parts = np.split(mask, ends[:-1])
+    for variable, value, part in zip(variables, values, parts):
+        variable.load(value * part, session)
+    need, need_slopes = session.run(expected)
+    assert oracles.same(have, need)
+    need_slopes = [slope * part for slope, part in zip(need_slopes, parts)]
+    assert oracles.same(slopes, need_slopes) and np.any(slopes[0])
 
 
 # ---------------------------------------------------------------------------
