@@ -770,6 +770,7 @@ def test_config_makes_the_same_layer_again():
     layer = WeightDropLSTMBlockFusedCell(**arguments)
     config = layer.get_config()
     assert {key: config[key] for key in arguments} == arguments
+    assert layer.num_units == UNITS
     twin = WeightDropLSTMBlockFusedCell.from_config(config)
     assert twin.get_config() == config
     assert copy.deepcopy(layer).get_config() == config
