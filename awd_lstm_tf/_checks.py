@@ -216,7 +216,8 @@ def graph_mode(argument):
     """Masks live in graphs."""
     if tf.executing_eagerly():
         raise ValueError(
-            f"`{argument}` below 1.0 needs a graph, got eager execution: build "
+            f"`{argument}` below 1.0 needs a graph, got eager execution: call "
+            "`tf.disable_eager_execution()` (of `tf.compat.v1`) first, build "
             "the model in a `tf.Graph`, or keep the rate at 1.0."
         )
 
@@ -230,12 +231,13 @@ def mask_exists(method, built):
         )
 
 
-def mask_owner(value):
+def mask_owner(value, form):
     """Something with a mask to show."""
     if not hasattr(type(value), "mask_changed"):
         raise TypeError(
-            "`owners` must be cells or dropouts of awd_lstm_tf, each an "
-            f"argument of its own, got {value!r}."
+            "`owners` must be cells, layers, wrappers or dropouts of "
+            f"awd_lstm_tf, {form}, got {value!r}: of what holds such ones, "
+            "give those."
         )
     return value
 

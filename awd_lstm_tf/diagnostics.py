@@ -1,5 +1,7 @@
 """What one can look at while training, to see whether dropping works."""
 
+import posixpath
+
 from awd_lstm_tf import _checks, _holding
 from awd_lstm_tf._versions import tf
 
@@ -48,7 +50,8 @@ def mask_summaries(*owners):
 
     For each owner: `kept_fraction`, the share of entries that are not dropped,
     and `changed`, 1 when the mask is another one than at the last summary. A
-    healthy run shows the keep rate and a row of ones.
+    healthy run shows the keep rate and a row of ones. Tags begin with the scope
+    of the weights: `rnn/multi_rnn_cell/cell_0/lstm_cell_mask/kept_fraction`.
 
     Args:
       *owners: `WeightDropLSTMCell`s, `WeightDropLSTMBlockFusedCell`s,
@@ -56,24 +59,37 @@ def mask_summaries(*owners):
 
     Returns:
       List of summary tensors, for `tf.summary.merge`; also in
-      `tf.GraphKeys.SUMMARIES`. Owners with no mask to fetch add none.
+      `tf.GraphKeys.SUMMARIES`, where `tf.summary.merge_all()` and Estimators
+      find them. Owners with no mask to fetch add none: where nothing is
+      dropped, in standard mode in a loop, and before a call.
 
     Raises:
       TypeError: for something that has no mask.
 
     Example:
 
-        tf.summary.merge(awd_lstm_tf.mask_summaries(cell))
+        awd_lstm_tf.mask_summaries(cell)
+        summary = tf.summary.merge_all()
     """
     summaries = []
     for owner in owners:
-        kept_fraction = _checks.mask_owner(owner).kept_fraction
+        _checks.mask_owner(owner, "each an argument of its own")
+        kept_fraction = owner.kept_fraction
         if kept_fraction is None:
             continue
-        with tf.name_scope(owner.name + "_mask"):
+        with tf.name_scope(_title(owner) + "_mask"):
             summaries.append(tf.summary.scalar("kept_fraction", kept_fraction))
             changed = owner.mask_changed
             if changed is not None:
                 changed = tf.cast(changed, tf.float32)
                 summaries.append(tf.summary.scalar("changed", changed))
     return summaries
+
+
+def _title(owner):
+    """The scope of what is dropped; an owner of no weights has its name."""
+    names = list(getattr(owner, "masks", ()))  # a wrapper's, by variables
+    if not names:
+        names = [each.name for each in getattr(owner, "trainable_weights", ())]
+    scope = posixpath.commonpath(map(posixpath.dirname, names)) if names else ""
+    return scope or owner.name

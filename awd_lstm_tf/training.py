@@ -1,6 +1,7 @@
 """Training or not: one switch for all of a graph; and hooks for sessions."""
 
 import sys
+import warnings
 import weakref
 
 from tensorflow.python.framework import ops
@@ -229,7 +230,9 @@ class MaskUpdateHook(session_run_hook.SessionRunHook):
             mask that does not exist yet.
         """
         owners = owners if isinstance(owners, (list, tuple)) else [owners]
-        self._owners = [_checks.mask_owner(owner) for owner in owners]
+        self._owners = [
+            _checks.mask_owner(owner, "one or a list") for owner in owners
+        ]
         self._every = _checks.integer("every_steps", every_steps, 1)
 
     def begin(self):
@@ -240,12 +243,14 @@ class MaskUpdateHook(session_run_hook.SessionRunHook):
     def after_create_session(self, session, coord):
         """Has the session begin with new masks, if it recovers, too."""
         self._runs, self._drawn_at = 0, None
+        self._seen, self._still = None, 0
 
     def before_run(self, run_context):
         """Redraws the masks if it is time."""
         now = self._runs
         if self._step is not None and self._every > 1:
             now = run_context.session.run(self._step)
+            self._warn_if_still(now)
         self._runs += 1
         drawn = self._drawn_at
         # A step that was restored may be one from before.
@@ -254,6 +259,21 @@ class MaskUpdateHook(session_run_hook.SessionRunHook):
             # What is fed may be the keep rate.
             feeds = run_context.original_args.feed_dict
             run_context.session.run(self._ops, feeds)
+
+    def _warn_if_still(self, step):
+        # `minimize` without a global step is a frequent slip.
+        self._still = self._still + 1 if step == self._seen else 0
+        self._seen = step
+        if self._still == _STILL:
+            warnings.warn(
+                f"MaskUpdateHook counts global steps, of which none was done "
+                f"in {_STILL} runs, so that no mask is redrawn: pass "
+                "`global_step` to `minimize`.",
+                stacklevel=2,
+            )
+
+
+_STILL = 100
 
 
 def _update_ops(owner):

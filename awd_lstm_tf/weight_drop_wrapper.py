@@ -105,6 +105,12 @@ class WeightDropWrapper(object):
             of the layer is to be dropped.
           TypeError: for a value of the wrong kind.
         """
+        if "recurrent_only" in kwargs:
+            raise TypeError(
+                "`recurrent_only` must be left out for a wrapper, got "
+                f"{kwargs['recurrent_only']!r}: choose by `names`, such as "
+                "`names='recurrent'`."
+            )
         self._begin_wrapper(layer, kwargs)
         self._weight_drop_config = dict(
             weight_drop_kr=weight_drop_kr,
@@ -356,6 +362,10 @@ class _Callable(WeightDropWrapper):
 
 
 def _kind_of(layer):
+    if isinstance(layer, type):
+        raise TypeError(
+            f"`layer` must be a layer, got the class {layer!r}: make one of it."
+        )
     if isinstance(layer, rnn_cell.RNNCell):
         return _Cell
     if isinstance(layer, _versions.Layer):

@@ -766,14 +766,16 @@ SUMMARIES = [
     (
         lambda: mask_summaries(3),
         TypeError,
-        "`owners` must be cells or dropouts of awd_lstm_tf, each an argument "
-        "of its own, got 3.",
+        "`owners` must be cells, layers, wrappers or dropouts of awd_lstm_tf, "
+        "each an argument of its own, got 3: of what holds such ones, give "
+        "those.",
     ),
     (
         lambda: mask_summaries([]),
         TypeError,
-        "`owners` must be cells or dropouts of awd_lstm_tf, each an argument "
-        "of its own, got [].",
+        "`owners` must be cells, layers, wrappers or dropouts of awd_lstm_tf, "
+        "each an argument of its own, got []: of what holds such ones, give "
+        "those.",
     ),
 ]
 
@@ -781,14 +783,15 @@ HOOKS = [
     (
         lambda: MaskUpdateHook(3),
         TypeError,
-        "`owners` must be cells or dropouts of awd_lstm_tf, each an argument "
-        "of its own, got 3.",
+        "`owners` must be cells, layers, wrappers or dropouts of awd_lstm_tf, "
+        "one or a list, got 3: of what holds such ones, give those.",
     ),
     (
         lambda: MaskUpdateHook([rnn_cell.DropoutWrapper]),
         TypeError,
-        "`owners` must be cells or dropouts of awd_lstm_tf, each an argument "
-        f"of its own, got {rnn_cell.DropoutWrapper!r}.",
+        "`owners` must be cells, layers, wrappers or dropouts of awd_lstm_tf, "
+        f"one or a list, got {rnn_cell.DropoutWrapper!r}: of what holds such "
+        "ones, give those.",
     ),
     (
         lambda: MaskUpdateHook(cell(**DROP), 0),
@@ -875,6 +878,18 @@ WRAPPER = [
         TypeError,
         "`name` must be left out for a layer that is not of tf.keras, got "
         "'mine'.",
+    ),
+    (
+        lambda: wrapper(recurrent_only=True),
+        TypeError,
+        "`recurrent_only` must be left out for a wrapper, got True: choose by "
+        "`names`, such as `names='recurrent'`.",
+    ),
+    (
+        lambda: WeightDropWrapper(tf.layers.Dense, 0.5),
+        TypeError,
+        "`layer` must be a layer, got the class "
+        f"{tf.layers.Dense!r}: make one of it.",
     ),
     (
         lambda: wrapper().get_vd_update_op(),

@@ -55,7 +55,8 @@ def test_where_a_mask_cannot_be_kept_it_is_refused(results, what, argument):
     sentence = results[what].replace("ValueError: ValueError:", "ValueError:")
     assert sentence == (
         f"ValueError: `{argument}` below 1.0 needs a graph, got eager "
-        "execution: build the model in a `tf.Graph`, or keep the rate at 1.0."
+        "execution: call `tf.disable_eager_execution()` (of `tf.compat.v1`) "
+        "first, build the model in a `tf.Graph`, or keep the rate at 1.0."
     )
 
 

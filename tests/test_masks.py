@@ -1101,12 +1101,12 @@ def test_mask_summaries():
         text = session.run(tf.summary.merge(summaries))
     values = {v.tag: v.simple_value for v in tf.Summary.FromString(text).value}
     assert set(values) == {
-        "lstm_cell_1_mask/kept_fraction",
-        "lstm_cell_1_mask/changed",
+        "rnn/lstm_cell_mask/kept_fraction",
+        "rnn/lstm_cell_mask/changed",
         "output_dropout_mask/kept_fraction",
         "output_dropout_mask/changed",
     }
-    assert values["lstm_cell_1_mask/kept_fraction"] == 1
+    assert values["rnn/lstm_cell_mask/kept_fraction"] == 1
     assert values["output_dropout_mask/changed"] == 1
 
 

@@ -167,8 +167,9 @@ def test_eager_mode_has_no_phase_and_no_weight_drop():
         "(1, 4)",
         "`training_phase()` needs a graph, got eager execution: build the "
         "model in a `tf.Graph`.",
-        "`weight_drop_kr` below 1.0 needs a graph, got eager execution: build "
-        "the model in a `tf.Graph`, or keep the rate at 1.0.",
+        "`weight_drop_kr` below 1.0 needs a graph, got eager execution: call "
+        "`tf.disable_eager_execution()` (of `tf.compat.v1`) first, build the "
+        "model in a `tf.Graph`, or keep the rate at 1.0.",
         "<dtype: 'bool'>",
     ]
 
@@ -575,6 +576,17 @@ def test_a_step_from_before_has_new_masks():
         session.run_step_fn(go_back)
         seen += runs(session, net, 3)
     assert lengths_of_runs(seen) == [2, 1, 2, 1]
+
+
+def test_a_global_step_that_stands_still_is_noticed():
+    net = Net()
+    with tf.train.MonitoredTrainingSession(
+        hooks=[MaskUpdateHook(net.owners, 2)]
+    ) as session:
+        for _ in range(100):  # as for gradients of many batches in one step
+            session.run(net.masks, net.feed)
+        with pytest.warns(UserWarning, match="none was done in 100 runs"):
+            session.run(net.masks, net.feed)
 
 
 def test_a_keep_rate_that_is_fed():
