@@ -81,8 +81,8 @@ def assert_summaries_show_masks(tmp_path):
     assert {x.tag for x in values} == {
         "train_loss",
         "held_out_loss",
-        "lstm_mask/kept_fraction",
-        "lstm_mask/changed",
+        "model/lstm_mask/kept_fraction",
+        "model/lstm_mask/changed",
     }
 
 

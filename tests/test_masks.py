@@ -1090,6 +1090,20 @@ def test_diagnostics_show_kept_fraction_and_change():
         assert [session.run(changed) for _ in range(2)] == [True, False]
 
 
+def test_summaries_bear_the_scope_of_the_weights():
+    cells = [dropping_cell(input_size=None) for _ in range(2)]
+    stack = tf.nn.rnn_cell.MultiRNNCell(cells)
+    outputs, _ = tf.nn.dynamic_rnn(
+        stack, tf.zeros([2, 3, oracles.DEPTH]), dtype=tf.float32
+    )
+    dense = WeightDropWrapper(tf.layers.Dense(3, name="logits"), 0.5)
+    dense(outputs)
+    found = diagnostics.mask_summaries(*cells, dense)
+    scopes = {each.op.name.rpartition("_mask/")[0] for each in found}
+    stack = "rnn/multi_rnn_cell/cell_{}/lstm_cell"
+    assert scopes == {stack.format(0), stack.format(1), "logits"}
+
+
 def test_mask_summaries():
     cell = dropping_cell()
     dynamic(cell)
