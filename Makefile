@@ -37,11 +37,11 @@ PYTEST = settings=$$(cat $(VENV)/.environment); work=$$(mktemp -d) && \
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo      set up (2 min), and train a language model (5 min)'
-	@echo 'make test      set up (3 min), lint, build, and test it (10 min)'
+	@echo 'make demo      set up (2 min), and train a language model (8 min)'
+	@echo 'make test      set up (3 min), lint, build, and test it (4 min)'
 	@echo 'make check     the tests alone, without the lint'
-	@echo 'make test-all  the tests on all of tools/versions.txt (2 hours)'
-	@echo 'make slow      the same tests, but those marked slow (40 min)'
+	@echo 'make test-all  the tests on all of tools/versions.txt (1 hour)'
+	@echo 'make slow      the same tests, but those marked slow (50 min)'
 	@echo 'make runtimes  exported models, in the runtimes of today (10 min)'
 	@echo 'make bench     time and memory of all layers (20 min; TORCH: a'
 	@echo '               Python that has PyTorch: that of PyTorch, too)'

@@ -92,8 +92,8 @@ def checkpointed_step(folder):
     return int(reader.get_tensor("global_step"))
 
 
-@times(2, 20)
-def test_killed_at_random_moments(count, tmp_path, seed):
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path, seed, count=20):
     moments, folder = random.Random(seed), str(tmp_path)
     found = collections.Counter()
     saved, losses = 0, []

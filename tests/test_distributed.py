@@ -369,9 +369,10 @@ def launcher(examples, folder, *flags):
 
 @pytest.mark.parametrize(
     "flags",
-    [pytest.param([], marks=pytest.mark.slow), ["--sync"]],
+    [[], ["--sync"]],
     ids=["async", "sync"],
 )
+@pytest.mark.slow
 def test_example_learns(examples, start, tmp_path, flags):
     process = start(launcher(examples, tmp_path, "--steps=100", *flags))
     assert process.wait(PATIENCE) == 0, start.text()
@@ -554,10 +555,11 @@ def examples_of_sums():
     "arguments",
     [
         dict(updates_collections=tf.GraphKeys.UPDATE_OPS),
-        pytest.param(dict(auto_update=True), marks=pytest.mark.slow),
+        dict(auto_update=True),
     ],
     ids=["update_ops", "auto_update"],
 )
+@pytest.mark.slow
 def test_mirrored_estimator(tmp_path, seed, arguments):
     cells = []
 

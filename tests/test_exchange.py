@@ -36,7 +36,9 @@ def test_all_worlds_are_there():
 
 
 @by_writer
-@pytest.mark.parametrize("kind", ["ours", "stock"])
+@pytest.mark.parametrize(
+    "kind", ["ours", pytest.param("stock", marks=pytest.mark.slow)]
+)
 def test_training_goes_on_from_a_checkpoint(written, kind):
     outputs, losses = exchange.read(written, kind)
     assert max(outputs, losses) < LIMIT

@@ -650,6 +650,7 @@ def saved_graph(path, unknown, name):
         return session.run(tf.gradients(loss, sources))
 
 
+@pytest.mark.slow
 def test_imported_graphs_have_the_same_gradients(monkeypatch, tmp_path):
     want = {}
     for how, name in itertools.product(UNROLLINGS, IMPORTED):

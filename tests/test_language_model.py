@@ -102,6 +102,7 @@ def assert_last_loss_is_that_of_numpy(tmp_path, pairs):
     np.testing.assert_allclose(of["curve"][-1], np.mean(losses), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was_broken_off(
     language_model, run, tmp_path, monkeypatch
 ):

@@ -958,6 +958,7 @@ def checkpoint_values(path):
     return {name: reader.get_tensor(name) for name in names}
 
 
+@pytest.mark.slow
 def test_monitored_session_killed_and_resumed(tmp_path):
     expected, validated = monitored(tmp_path / "whole")
     assert validated == [2, 4, 6, 8]

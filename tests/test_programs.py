@@ -173,7 +173,7 @@ def changed_lines(before, after):
     return [line[2:].strip() for line in lines if line.startswith("+ ")]
 
 
-@some_programs("adder", "tagger", "seq2seq", "time_series")
+@some_programs("adder", "time_series")
 def test_with_import_and_class_name_changed_it_is_the_same(
     program, stock, tmp_path
 ):

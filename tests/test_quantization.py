@@ -160,7 +160,9 @@ def trains(open_session, loop, drop, form, steps=80):
     "loop, drop, form",
     [
         ("dynamic_rnn", "standard", "plain"),
-        ("static_rnn", "use_vd", "peepholes"),
+        pytest.param(
+            *("static_rnn", "use_vd", "peepholes"), marks=pytest.mark.slow
+        ),
         ("bidirectional", "auto_update", "num_proj"),
         ("single_step", "no_drop", "two_layers"),
         pytest.param(

@@ -122,8 +122,7 @@ some_modes = pytest.mark.parametrize(
     grids.some_slow(
         [pair for pair in itertools.product(ROWS, ROADS) if has_road(*pair)],
         lambda name, road: (
-            road == "plain"
-            or name in CLASSES
+            name in CLASSES
             or (list(ROWS).index(name) + list(ROADS).index(road)) % 2
         ),
     ),
@@ -236,6 +235,7 @@ def test_each_import_has_a_mask_of_its_own(name, server):
         assert is_whole(program, session)
 
 
+@pytest.mark.slow
 def test_imported_in_another_process(tmp_path):
     paths = []
     for name in ROWS:

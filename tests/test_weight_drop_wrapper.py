@@ -218,7 +218,7 @@ def stock(name, values):
 # Slow are those that differ from another of their kind in their equations.
 SISTERS = (
     *("basic_lstm", "convolution", "gru_one_of_two", "gru_static"),
-    *("keras_cell", "keras_over_time", "keras_stack"),
+    *("keras_both_ways", "keras_cell", "keras_over_time", "keras_stack"),
 )
 
 
@@ -249,7 +249,12 @@ def test_stock_layer_on_masked_kernels(name, open_session, seed):
     assert oracles.same(session.run(made.outputs), first)
 
 
-@pytest.mark.parametrize("name", FEW)
+some_of_the_few = grids.some_slow(
+    zip(FEW), lambda name: name not in ("attention", "gru_static")
+)
+
+
+@pytest.mark.parametrize("name", some_of_the_few)
 def test_auto_update(name, open_session, seed):
     made = Wrapped(name, seed=seed, **DRAWN)
     assert made.wrapper.get_vd_update_op() == []
@@ -393,7 +398,16 @@ def test_nothing_to_drop_is_the_stock_graph(name, why):
     assert drop.get_vd_update_op() == drop.get_vd_reset_op() == []
 
 
-@pytest.mark.parametrize("name, auto_update", grids.singles(FEW, [False, True]))
+@pytest.mark.parametrize(
+    "name, auto_update",
+    grids.some_slow(
+        itertools.product(FEW, [False, True]),
+        lambda name, auto_update: (
+            (name, auto_update)
+            in [("gru", True), ("function", False), ("keras_lstm", True)]
+        ),
+    ),
+)
 def test_is_train_tensor_and_keep_rate_tensor(name, auto_update, open_session):
     is_train = tf.placeholder(tf.bool, [])
     rate = tf.placeholder_with_default(0.5, [])
@@ -876,8 +890,10 @@ def scope():
     return get
 
 
-@pytest.mark.parametrize("make", [template, template_of_a_scope, scope])
-@pytest.mark.parametrize("bare_first", [False, True])
+@pytest.mark.parametrize(
+    "make, bare_first",
+    grids.singles([template, template_of_a_scope, scope], [False, True]),
+)
 def test_scopes_made_outside(make, bare_first, open_session):
     part = make()
 
