@@ -886,10 +886,10 @@ WRAPPER = [
         "`names`, such as `names='recurrent'`.",
     ),
     (
-        lambda: WeightDropWrapper(tf.layers.Dense, 0.5),
+        lambda: WeightDropWrapper(rnn_cell.GRUCell, 0.5),
         TypeError,
         "`layer` must be a layer, got the class "
-        f"{tf.layers.Dense!r}: make one of it.",
+        f"{rnn_cell.GRUCell!r}: make one of it.",
     ),
     (
         lambda: wrapper().get_vd_update_op(),
