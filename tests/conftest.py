@@ -76,7 +76,7 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     raised = report.failed and call.excinfo  # none, if it failed to fail
     gone = raised and GONE.search(str(raised.value))
-    if gone and _asked_by_a_test(call.excinfo.traceback):
+    if gone and _asked_by_a_test(call.excinfo.traceback, item.config.package):
         parts = [part for part in gone.groups() if part]
         why = "needs tf." + parts[0]
         if len(parts) > 1:
@@ -85,11 +85,14 @@ def pytest_runtest_makereport(item, call):
         report.longrepr = (str(item.fspath), 0, f"Skipped: {why} (gone here)")
 
 
-def _asked_by_a_test(traceback):
+def _asked_by_a_test(traceback, package):
     """Whether what failed was asked by a test, not by the package itself."""
-    folders = [pathlib.Path(str(entry.path)).parts for entry in traceback]
-    ours = [each for each in folders if {"tests", "awd_lstm_tf"} & set(each)]
-    return bool(ours) and "awd_lstm_tf" not in ours[-1]
+    tests = pathlib.Path(__file__).resolve().parent
+    for entry in reversed(list(traceback)):
+        folders = pathlib.Path(str(entry.path)).resolve().parents
+        if tests in folders or package in folders:
+            return tests in folders
+    return False
 
 
 def pytest_report_header(config):

@@ -12,6 +12,7 @@ import json
 import multiprocessing.pool
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -410,7 +411,7 @@ ALONE = (
         ("--steps=-5", "--steps: must be at least 1, got -5."),
         ("--units=0", "--units: must be at least 1, got 0."),
         (
-            f"--checkpoint_dir={__file__}",
+            f"--checkpoint_dir={shlex.quote(__file__)}",
             f"--checkpoint_dir: must be a folder, got {__file__}.",
         ),
         (
@@ -433,7 +434,7 @@ ALONE = (
 )
 def test_example_refuses_bad_flags(distributed, flags, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        distributed.parse_flags(flags.split())
+        distributed.parse_flags(shlex.split(flags))
     assert stop.value.code == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert line.endswith(f"error: argument {message}")
