@@ -51,6 +51,20 @@ def initialized_session():
 # Promise 1: entries are 0 or 1/keep_prob; a mask never drawn is the identity
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("shape", [[3, 5], [4, 4], [1]])
+def test_words_hold_the_bools_that_were_packed(shape, known, open_session):
+    bools = np.random.RandomState(1).rand(*shape) < 0.5
+    wanted = shape if known else tf.placeholder_with_default(shape, [None])
+    words = _drawing.packed(tf.constant(bools))
+    assert words.shape.as_list() == [-(-bools.size // 8)]
+    ones = _drawing.unpacked(_drawing.packed_ones(shape), wanted, tf.float32)
+    again = _drawing.unpacked(words, wanted, tf.float32)
+    values = open_session().run([again, ones])
+    assert np.array_equal(values[0], bools) and np.all(values[1] == 1)
+    assert values[1].shape == tuple(shape)
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("keep_prob", [0.25, 0.7])
