@@ -266,7 +266,7 @@ class MaskUpdateHook(session_run_hook.SessionRunHook):
         self._seen = step
         if self._still == _STILL:
             warnings.warn(
-                f"MaskUpdateHook counts global steps, of which none was done "
+                "MaskUpdateHook counts global steps, of which none was done "
                 f"in {_STILL} runs, so that no mask is redrawn: pass "
                 "`global_step` to `minimize`.",
                 stacklevel=2,

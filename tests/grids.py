@@ -8,10 +8,7 @@ import pytest
 def thinned(cases, quick):
     """Parameters: `cases`, of which those that are not `quick` are slow."""
     assert set(quick) <= set(cases)
-    return [
-        case if case in quick else pytest.param(*case, marks=pytest.mark.slow)
-        for case in cases
-    ]
+    return some_slow(cases, lambda *case: case in quick)
 
 
 def some_slow(cases, is_quick):

@@ -37,7 +37,7 @@ def kernels(tool):
 def test_every_op_of_every_step_has_a_kernel_for_a_gpu(tool, kernels, more):
     faults = {}
     steps = tool.steps()
-    sisters = re.compile("peepholes|static_rnn|recurrent_only")
+    sisters = re.compile("peepholes|static_rnn")
     chosen = [name for name in steps if bool(sisters.search(name)) == more]
     assert chosen
     for name in chosen:

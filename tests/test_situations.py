@@ -153,6 +153,19 @@ def test_control_flow_v2_of_modes(name, mode):
     check(situation_of(name, mode, loop="static_rnn"))
 
 
+def is_whole(program, session):
+    """Whether a run has nothing dropped, if it does not draw."""
+    x = inputs_value(3)
+    got = session.run(program.fetches, {**program.feeds, program.x: x})
+    (used,) = program.compare(got, x)
+    values = dict(zip([v.name for v in program.variables], got["values"]))
+    return ROWS[program.situation.row].is_whole(values, used)
+
+
+def draw(program, session):
+    program.run(session, inputs_value(3))
+
+
 @every_row("wrapped_keras")
 def test_library_made_and_not_told_to_train(name):
     """With `training_phase()` not fed, results are stock's."""
@@ -160,11 +173,8 @@ def test_library_made_and_not_told_to_train(name):
     program.feeds.clear()
     with session_of(program.graph) as session:
         program.initialize(session)
-        x = inputs_value(3)
-        got = program.run(session, x)
-        (used,) = program.compare(got, x)
-        values = dict(zip([v.name for v in program.variables], got["values"]))
-        assert ROWS[name].is_whole(values, used)
+        draw(program, session)
+        assert is_whole(program, session)
 
 
 # ---------------------------------------------------------------------------
@@ -194,19 +204,6 @@ def test_imported_twice_beside_one_that_was_built(name):
         programs[-1].initialize(session)
         for program in programs:
             check_program(program, session)
-
-
-def is_whole(program, session):
-    """Whether a run has nothing dropped, if it does not draw."""
-    x = inputs_value(3)
-    got = session.run(program.fetches, {**program.feeds, program.x: x})
-    (used,) = program.compare(got, x)
-    values = dict(zip([v.name for v in program.variables], got["values"]))
-    return ROWS[program.situation.row].is_whole(values, used)
-
-
-def draw(program, session):
-    program.run(session, inputs_value(3))
 
 
 @every_held("wrapped_layer")
@@ -825,12 +822,9 @@ def by_file(keras, model, folder):
             KERAS, ["held", "auto"], [by_clone, by_json, by_file]
         ),
         lambda name, mode, again: (
-            (mode, again)
-            == (
-                ("held", by_file)
-                if name in ("cell", "wrapped_rnn")
-                else ("auto", by_clone)
-            )
+            (mode, again) == ("held", by_file)
+            if name in ("cell", "wrapped_rnn")
+            else (mode, again) == ("auto", by_clone)
         ),
     ),
 )

@@ -617,7 +617,6 @@ def estimator_model(features, labels, mode):
 
 
 @pytest.mark.smoke
-@pytest.mark.slow
 def test_estimator(tmp_path):
     x = np.random.RandomState(0).randn(32, 6, DEPTH).astype(np.float32)
     y = x[:, :, 0].sum(1)
