@@ -283,7 +283,8 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
 
         The averages take the weights' place at the beginning and give it back
         at the end, to the bit. Before averaging has started nothing changes.
-        Must not be nested, nor should training go on meanwhile.
+        Where they were in place already, as in a validation hook's `evaluate`,
+        they stay. Training must not go on meanwhile.
 
         Args:
           session: a `tf.Session` or monitored session of the train op's graph.
@@ -292,11 +293,13 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
           ValueError: if there is no train op.
         """
         averages = self._in(_checks.session(session).graph, "averaged()")
+        nested = _run(session, averages.state.swapped)
         _run(session, averages.swap_in)
         try:
             yield
         finally:
-            _run(session, averages.swap_out)
+            if not nested:
+                _run(session, averages.swap_out)
 
     def validation_hook(self, evaluate, every_steps):
         """A hook that validates on the averages and reports the loss.

@@ -313,6 +313,17 @@ def test_weights_come_back_when_evaluation_fails(open_session):
     assert np.array_equal(fed.values(), before)
 
 
+def test_averages_stay_until_the_outermost_end(open_session):
+    fed = Fed(open_session(), nonmono=1)
+    weights, average = fed.train_until_averaging()
+    with fed.optimizer.averaged(fed.session):
+        for _ in range(2):
+            with fed.optimizer.averaged(fed.session):
+                assert np.array_equal(fed.values(), [average, weights])
+            assert np.array_equal(fed.values(), [average, weights])
+    assert np.array_equal(fed.values(), [weights, average])
+
+
 def test_training_while_swapped_fails(open_session):
     fed = Fed(open_session(), nonmono=1)
     weights, average = fed.train_until_averaging()
