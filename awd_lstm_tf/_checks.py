@@ -70,6 +70,18 @@ def scalar_tensor(argument, value, kind):
     return value
 
 
+def scalar_at_run_time(argument, value):
+    """A tensor that `scalar_tensor` took, as one of known shape."""
+    if value.shape.ndims == 0:
+        return value
+    message = f"`{argument}` must be a scalar, got a tensor of shape "
+    shape = tf.shape(value)
+    value = asserted(value, tf.equal(tf.size(shape), 0), message, shape)
+    # Not `set_shape`: what needs a scalar would have TensorFlow conclude that
+    # it got one, and take the check away.
+    return tf.reshape(value, [])
+
+
 def keep_prob(argument, value):
     """A float in (0, 1], or a scalar float tensor (checked when it is read)."""
     if is_tensor(value):
@@ -101,7 +113,7 @@ def keep_prob_of_dtype(argument, value, dtype):
 
 def checked_keep_prob(argument, value, dtype):
     """`value` behind an op that fails the step when it leaves its range."""
-    value = tf.convert_to_tensor(value)
+    value = scalar_at_run_time(argument, tf.convert_to_tensor(value))
     lowest, message = _keep_rule(argument, value.dtype, dtype)
     valid = tf.logical_and(value > 0, value <= 1)  # False for NaN, too
     if lowest:
@@ -251,15 +263,45 @@ def keep_prob_outside_loops(argument, visible):
         )
 
 
+def size(value, axis):
+    """A size of a tensor: an int, or a tensor where only a run knows it."""
+    known = value.shape.as_list()[axis]
+    return tf.shape(value)[axis] if known is None else known
+
+
 def of_shape(argument, value, **sizes):
-    """A tensor that may be of this shape; sizes of None are not known."""
-    if not value.shape.is_compatible_with(list(sizes.values())):
-        shape = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    """A tensor of this shape; where a run says otherwise, it fails.
+
+    Else one row would do for all: TensorFlow repeats it.
+
+    Args:
+      argument: the user's name for `value`.
+      value: tensor.
+      **sizes: ints, or scalar tensors, see `size`.
+    """
+    known = [None if is_tensor(each) else each for each in sizes.values()]
+    if not value.shape.is_compatible_with(known):
+        shape = ", ".join(f"{name}={each}" for name, each in zip(sizes, known))
         raise ValueError(
             f"`{argument}` must be of shape [{shape}], got a tensor of shape "
             f"{value.shape}."
         )
-    return value
+    if value.shape.is_fully_defined() and None not in known:
+        return value
+    shape, wanted = tf.shape(value), tf.stack(list(sizes.values()))
+    # As long as each other, whatever the rank is.
+    padded = [
+        tf.concat([one, tf.fill(tf.shape(other), -1)], 0)
+        for one, other in ((shape, wanted), (wanted, shape))
+    ]
+    value = asserted(
+        value,
+        tf.reduce_all(tf.equal(*padded)),
+        f"`{argument}` must be of shape [{', '.join(sizes)}], got and wanted:",
+        shape,
+        wanted,
+    )
+    return tf.reshape(value, wanted)
 
 
 def session(value):

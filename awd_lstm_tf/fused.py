@@ -236,17 +236,15 @@ class WeightDropLSTMBlockFusedCell(
                     f"{given!r}."
                 )
             return [self._state_part(part, inputs) for part in given]
-        batch = inputs.shape.as_list()[1]
-        if batch is None:
-            batch = tf.shape(inputs)[1]
-        zeros = tf.zeros([batch, self._num_units], inputs.dtype)
+        batch_size = _checks.size(inputs, 1)
+        zeros = tf.zeros([batch_size, self._num_units], inputs.dtype)
         return [zeros, zeros]
 
     def _state_part(self, given, inputs):
         return _checks.of_shape(
             "initial_state",
             _checks.tensor("initial_state", given, inputs.dtype),
-            batch_size=inputs.shape.as_list()[1],
+            batch_size=_checks.size(inputs, 1),
             num_units=self._num_units,
         )
 
@@ -308,7 +306,7 @@ def _alive(sequence_length, inputs):
     lengths = _checks.of_shape(
         "sequence_length",
         _checks.tensor("sequence_length", sequence_length),
-        batch_size=inputs.shape.as_list()[1],
+        batch_size=_checks.size(inputs, 1),
     )
     lengths = tf.cast(lengths, tf.float32)
     steps = tf.cast(tf.range(tf.shape(inputs)[0]), tf.float32)

@@ -133,8 +133,17 @@ class Mask(object):
         self._in_graph()
 
     def _is_train_here(self):
-        # Keras sets its phase for parts of a program, such as a replica's fit.
-        return training.training_phase() if self._by_phase else self._is_train
+        if self._by_phase:
+            # Keras sets its phase for parts of a program: a replica's fit.
+            return training.training_phase()
+        is_train = self._is_train
+        if not isinstance(is_train, tf.Tensor) or is_train.shape.ndims == 0:
+            return is_train
+        return self._lifted(
+            "is_train",
+            lambda: _checks.scalar_at_run_time("is_train", is_train),
+            is_train,
+        )
 
     # In a graph
 
@@ -322,6 +331,8 @@ class Mask(object):
             if key not in memory:
                 memory[key] = self._draw(state, dropping)
             drawn = memory[key]
+            if not lifted and place.sees(is_train):
+                self._note(state, drawn.when(is_train))
         return drawn if lifted else drawn.when(is_train)
 
     def _read(self, state):

@@ -117,19 +117,8 @@ def _lengths(sequence_length, outputs, time_major):
         return None
     lengths = _checks.tensor("sequence_length", sequence_length)
     _checks.integer_tensor_argument("sequence_length", lengths)
-    axis = 1 if time_major else 0
-    batch_size = outputs.shape.as_list()[axis]
-    _checks.of_shape("sequence_length", lengths, batch_size=batch_size)
-    if batch_size is not None and lengths.shape.is_fully_defined():
-        return lengths
-    # Else one length would do for all rows.
-    rows = tf.shape(outputs)[axis]
-    count = tf.size(lengths)
-    message = (
-        "`sequence_length` must have an entry for each row, got entries, rows"
-    )
-    valid = tf.equal(count, rows)
-    return _checks.asserted(lengths, valid, message, count, rows)
+    batch_size = _checks.size(outputs, 1 if time_major else 0)
+    return _checks.of_shape("sequence_length", lengths, batch_size=batch_size)
 
 
 def _penalty(rate, values, lengths, time_major):

@@ -1501,7 +1501,57 @@ RUN_TIME = dict(
             "Tensor had NaN values",
         ),
     ],
+    WeightDropLSTMBlockFusedCell=[
+        (
+            lambda: fetched(
+                called_fused(
+                    initial_state=[of_unknown_shape(np.zeros([1, 4], "f"))] * 2
+                )[0]
+            ),
+            "assertion failed: [`initial_state` must be of shape [batch_size, "
+            "num_units], got and wanted:] [1 4] [2 4]",
+        ),
+        (
+            lambda: fetched(
+                called_fused(
+                    tf.placeholder_with_default(
+                        np.zeros([5, 2, 3], "f"), [None, None, 3]
+                    ),
+                    initial_state=[tf.zeros([1, 4])] * 2,
+                )[0]
+            ),
+            "assertion failed: [`initial_state` must be of shape [batch_size, "
+            "num_units], got and wanted:] [1 4] [2 4]",
+        ),
+        (
+            lambda: fetched(
+                called_fused(sequence_length=of_unknown_shape([3], 1))[0]
+            ),
+            "assertion failed: [`sequence_length` must be of shape "
+            "[batch_size], got and wanted:] [1] [2]",
+        ),
+    ],
     VariationalDropout=[
+        (
+            lambda: fetched(
+                called_dropout(
+                    tf.zeros([3]),
+                    auto_update=True,
+                    is_train=of_unknown_shape([True]),
+                )
+            ),
+            "assertion failed: [`is_train` must be a scalar, got a tensor of "
+            "shape ] [1]",
+        ),
+        (
+            lambda: fetched(
+                dropout(
+                    keep_prob=of_unknown_shape(np.ones([1, 1], "f"))
+                ).get_update_mask_op()
+            ),
+            "assertion failed: [`keep_prob` must be a scalar, got a tensor of "
+            "shape ] [1 1]",
+        ),
         (
             lambda: fetched(dropout(keep_prob=rate(-1.0)).get_update_mask_op()),
             "assertion failed: [`keep_prob` must be in (0, 1], got ] [-1]",
@@ -1567,8 +1617,8 @@ RUN_TIME = dict(
                     sequence_length=[5],
                 )
             ),
-            "assertion failed: [`sequence_length` must have an entry for each "
-            "row, got entries, rows] [1] [4]",
+            "assertion failed: [`sequence_length` must be of shape "
+            "[batch_size], got and wanted:] [1] [4]",
         ),
     ],
     temporal_activation_regularization=[
@@ -1581,8 +1631,8 @@ RUN_TIME = dict(
                     sequence_length=of_unknown_shape([5, 6], 1),
                 )
             ),
-            "assertion failed: [`sequence_length` must have an entry for each "
-            "row, got entries, rows] [2] [1]",
+            "assertion failed: [`sequence_length` must be of shape "
+            "[batch_size], got and wanted:] [2] [1]",
         ),
     ],
     NTASGDOptimizer=[

@@ -61,7 +61,10 @@ class Problem(object):
 
         self.inputs = self._tensor(draw(time, BATCH, DEPTH), unknown)
         state = draw(BATCH, UNITS), draw(BATCH, UNITS)
-        self.state = [self._tensor(part, unknown) for part in state]
+        self.state = [  # of unknown rank, as what is fed often is
+            tf.placeholder_with_default(part, None if unknown else part.shape)
+            for part in state
+        ]
         self._kernel = 0.5 * draw(DEPTH + UNITS, 4 * UNITS)
         self._others = draw(4 * UNITS)
         self._weights = draw(time, BATCH, UNITS), draw(2, BATCH, UNITS)

@@ -1104,6 +1104,21 @@ def test_diagnostics_show_kept_fraction_and_change():
         assert [session.run(changed) for _ in range(2)] == [True, False]
 
 
+@pytest.mark.parametrize("auto_update", [False, True])
+def test_diagnostics_follow_a_variable_is_train(auto_update):
+    is_train = tf.get_variable("is_train", initializer=True, trainable=False)
+    cell = dropping_cell(is_train=is_train, auto_update=auto_update)
+    dynamic(cell)
+    assert len(diagnostics.mask_summaries(cell)) == 2
+    with initialized_session() as session:
+        session.run(cell.get_vd_update_op())
+        for value in (True, False, True):
+            session.run(is_train.assign(value))
+            kept, mask = session.run([cell.kept_fraction, cell.mask])
+            np.testing.assert_allclose(kept, np.mean(mask != 0), 1e-6)
+            assert (kept < 1) == value
+
+
 def test_summaries_bear_the_scope_of_the_weights():
     cells = [dropping_cell(input_size=None) for _ in range(2)]
     stack = tf.nn.rnn_cell.MultiRNNCell(cells)

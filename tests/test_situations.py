@@ -157,9 +157,9 @@ def is_whole(program, session):
     """Whether a run has nothing dropped, if it does not draw."""
     x = inputs_value(3)
     got = session.run(program.fetches, {**program.feeds, program.x: x})
-    (used,) = program.compare(got, x)
     values = dict(zip([v.name for v in program.variables], got["values"]))
-    return ROWS[program.situation.row].is_whole(values, used)
+    row = ROWS[program.situation.row]
+    return all(row.is_whole(values, used) for used in program.compare(got, x))
 
 
 def draw(program, session):
@@ -173,6 +173,41 @@ def test_library_made_and_not_told_to_train(name):
     program.feeds.clear()
     with session_of(program.graph) as session:
         program.initialize(session)
+        draw(program, session)
+        assert is_whole(program, session)
+
+
+@pytest.mark.parametrize(
+    "name, mode",
+    grids.some_slow(
+        rows_and_modes(),
+        lambda name, mode: name in CLASSES | {"wrapped_cell"},
+    ),
+)
+def test_scalars_whose_shape_only_a_run_knows(name, mode):
+    """As of `tf.placeholder(tf.bool)`, or of `tf.py_func`."""
+    loop = "single" if mode == "standard" else "dynamic_rnn"
+    situation = situation_of(name, mode, loop=loop)
+    with as_in(situation) as graph:
+        is_train, rate = tf.placeholder(tf.bool), tf.placeholder(tf.float32)
+        drop = drop_arguments(situation, is_train)
+        owner = ROWS[name].make(**dict(drop, weight_drop_kr=rate))
+        program = Road(situation, bare=False).of(
+            owner, {is_train: True, rate: situations.RATE}
+        )
+    with session_of(graph) as session:
+        program.initialize(session)
+        check_program(program, session)
+        fed = dict(program.feeds)
+        for argument, rule, value in (
+            (is_train, "is_train` must be a scalar", [True]),
+            (rate, "` must be a scalar", [situations.RATE]),
+        ):
+            program.feeds[argument] = value
+            with pytest.raises(tf.errors.InvalidArgumentError, match=rule):
+                draw(program, session)
+            program.feeds.update(fed)
+        program.feeds[is_train] = False
         draw(program, session)
         assert is_whole(program, session)
 
