@@ -321,6 +321,15 @@ def made_at(place, *tensors):
                 level.add_op(tensor.op)
 
 
+def _waits_already(value):
+    """Whether the surrounding control dependencies know `value` to wait."""
+    graph = tf.get_default_graph()
+    if not isinstance(value, tf.Tensor) or value.graph is not graph:
+        return False
+    levels = graph._control_dependencies_stack
+    return all(level.op_in_group(value.op) for level in levels)
+
+
 def once_per_sequence(owner, name, make, inputs=()):
     """`make()`, computed once outside the innermost loop this is called in.
 
@@ -335,7 +344,9 @@ def once_per_sequence(owner, name, make, inputs=()):
     Returns:
       The tensor, shared by all calls from the same place.
     """
+    waiting = list(filter(_waits_already, inputs))
     with outside_innermost_loop(in_turn=_lifting.as_a_loop) as place:
+        made_at(place, *waiting)
         lifted = all(map(place.sees, inputs)) and not place.is_early
         # `tf.custom_gradient` looks for the variables that its function reads,
         # and does not see those that were read before.

@@ -136,6 +136,12 @@ def test_mode(name, mode):
     check(situation_of(name, mode, loop="dynamic_rnn"))
 
 
+# TensorFlow 1.x has no gradient of a lookup in nested loops.
+@each([name for name in ROWS if name != "embedding"])
+def test_nested_loops_that_wait(name):
+    check(situation_of(name, wiring="around", loop="nested"))
+
+
 def test_fused_layer_on_a_sequence():
     for wiring in ("before", "around"):
         check(situation_of("fused", wiring=wiring, loop="sequence"))
