@@ -220,6 +220,7 @@ def _updated(var, average, averaging, later_steps, use_locking):
 
 def _checked_loss(value):
     _checks.scalar_tensor("validation_loss", value, "floating")
+    value = _checks.scalar_at_run_time("validation_loss", value)
     message = "`validation_loss` must be a number, got "
     valid = tf.logical_not(tf.is_nan(value))
     return _checks.asserted(value, valid, message, value)

@@ -4,6 +4,7 @@ House form: the argument in backticks, the rule, the value received, the fix.
 Each check returns the value it was given, ready to use.
 """
 
+import contextlib
 import math
 import numbers
 
@@ -254,6 +255,21 @@ def mask_owner(value, form):
     return value
 
 
+@contextlib.contextmanager
+def not_finalized(graph, name):
+    """What is made here, when a user asks for it, a finalized graph lacks."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not graph.finalized:
+            raise
+        raise RuntimeError(
+            f"`{name}` must be asked for before the graph is finalized, as "
+            "monitored sessions and Estimators do: do so where the graph is "
+            "built, and fetch what you got."
+        ) from error
+
+
 def keep_prob_outside_loops(argument, visible):
     """The mask is drawn outside of loops, so its keep rate must be there."""
     if not visible:
@@ -347,6 +363,7 @@ def non_negative(argument, value):
             raise ValueError(f"`{argument}` must be at least 0, got {value}.")
         return value
     value = tf.convert_to_tensor(scalar_tensor(argument, value, "floating"))
+    value = scalar_at_run_time(argument, value)
     message = f"`{argument}` must be at least 0, got "
     return asserted(value, value >= 0, message, value)
 

@@ -139,7 +139,7 @@ def at_root(tensors):
     """Creates ops in the graph of `tensors`, outside of all contexts."""
     (graph,) = {outermost(tensor.graph) for tensor in tensors}
     with graph.as_default(), ops.init_scope():
-        yield
+        yield graph
 
 
 # ---------------------------------------------------------------------------

@@ -80,6 +80,11 @@ def _gradient(op, d_outputs, d_c, d_h, *_):
     sequence = Sequence(*tensors, peepholes, alive, header.forget_bias, clip)
     if not header.blocks:
         _, series = sequence.forward(True)
+    # TensorFlow 1.x has no zeros of its own for results of bfloat16.
+    d_outputs, d_c, d_h = [
+        tf.zeros_like(result) if gradient is None else gradient
+        for result, gradient in zip(op.outputs, (d_outputs, d_c, d_h))
+    ]
     gradients = sequence.backward(Saved(*series), d_outputs, [d_c, d_h])
     gradients = _marked(_SECOND_ORDER, gradients)
     passed = len(op.inputs) - results - 1 - len(gradients)

@@ -178,7 +178,7 @@ class WeightDropLSTMBlockFusedCell(
     def __call__(self, inputs, *args, **kwargs):
         """Runs the layer on a sequence, see `call`."""
         sequence = _checks.float_tensor(
-            "inputs", _checks.tensor("inputs", inputs)
+            "inputs", _checks.tensor("inputs", inputs), 3
         )
         outputs, state = super(WeightDropLSTMBlockFusedCell, self).__call__(
             sequence, *args, **kwargs

@@ -318,6 +318,7 @@ class Mask(object):
             state.latest = drawn
             # Made now: when it is asked for, the graph may be finalized.
             self._diagnostic(state, "whole", self._dense)
+            self._diagnostic(state, "kept_fraction", diagnostics.kept_fraction)
 
     def _per_run(self, state):
         is_train = self._is_train_here()
@@ -419,14 +420,18 @@ class Mask(object):
     def _diagnostic(self, state, name, make):
         if state is None:
             return None
-        with state.graph().as_default(), ops.init_scope():
-            drawn = self._latest_drawn(state)
-            if drawn is None:
-                return None
-            key = (name,) + tuple(map(_versions.reference, drawn))
-            if key not in state.diagnostics:
-                with tf.name_scope(self._name + "_" + name):
-                    state.diagnostics[key] = make(drawn)
+        graph, called = state.graph(), _CALLED.get(name, name)
+        with graph.as_default(), ops.init_scope():
+            with _checks.not_finalized(graph, called):
+                drawn = self._latest_drawn(state)
+                if drawn is None:
+                    return None
+                key = (name,) + tuple(map(_versions.reference, drawn))
+                if key not in state.diagnostics:
+                    with tf.name_scope(self._name + "_" + name):
+                        made = state.diagnostics[key] = make(drawn)
+                    if made is not None:  # for nothing is computed from it
+                        graph.prevent_feeding(made)
             return state.diagnostics[key]
 
     # Ops
@@ -452,6 +457,9 @@ class Mask(object):
             return False
         _checks.mask_exists(method, self._known() is not None)
         return True
+
+
+_CALLED = {"whole": "mask", "changed": "mask_changed"}  # by users
 
 
 def refuse_in_defun(argument):

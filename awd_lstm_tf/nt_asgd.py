@@ -7,6 +7,7 @@ import numpy as np
 
 # From where it is: TensorFlow 1.14 and later note the use of its name in
 # `tf.train`, at import.
+from tensorflow.python.ops import variables
 from tensorflow.python.training import gradient_descent
 
 from awd_lstm_tf import (
@@ -345,7 +346,16 @@ class NTASGDOptimizer(gradient_descent.GradientDescentOptimizer):
 
         Args:
           var: a variable that `minimize` trains.
+
+        Raises:
+          TypeError: for a variable in parts.
         """
+        if isinstance(var, variables.PartitionedVariable):
+            raise TypeError(
+                "`var` must be a variable, got the parts of one, "
+                f"'{var.name}': each has its average, ask for those of "
+                "`list(var)`."
+            )
         return self.get_slot(var, _AVERAGE)
 
     def average_name(self, var):

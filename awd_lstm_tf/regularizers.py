@@ -125,7 +125,7 @@ def _penalty(rate, values, lengths, time_major):
     dtype = values.dtype
     if not _checks.is_tensor(rate) and rate == 0.0:
         return tf.zeros([], dtype)
-    if dtype == tf.float16:  # a sum of squares soon overflows
+    if dtype.size < tf.float32.size:  # a sum of squares soon overflows
         values = tf.cast(values, tf.float32)
     if _checks.is_tensor(rate):
         rate = tf.cast(rate, values.dtype)
@@ -133,7 +133,6 @@ def _penalty(rate, values, lengths, time_major):
 
 
 def _mean_square(values, lengths, time_major):
-    squares = tf.square(values)
     count = tf.size(values)
     if lengths is not None:
         valid = _valid_steps(lengths, values, time_major)
@@ -141,12 +140,14 @@ def _mean_square(values, lengths, time_major):
         count *= tf.reduce_prod(tf.shape(values)[2:])
         for _ in range(values.shape.ndims - 2):
             valid = tf.expand_dims(valid, -1)
-        squares *= valid
+        # Not a product: past the end there may be anything, NaN even.
+        valid = tf.logical_and(valid, tf.ones_like(values, tf.bool))
+        values = tf.where(valid, values, tf.zeros_like(values))
     count = tf.cast(tf.maximum(count, 1), values.dtype)
-    return tf.reduce_sum(squares) / count
+    return tf.reduce_sum(tf.square(values)) / count
 
 
 def _valid_steps(lengths, values, time_major):
     steps = tf.shape(values)[0 if time_major else 1]
-    valid = tf.sequence_mask(lengths, steps, values.dtype)
+    valid = tf.sequence_mask(lengths, steps)
     return tf.transpose(valid) if time_major else valid

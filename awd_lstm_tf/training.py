@@ -4,6 +4,7 @@ import sys
 import warnings
 import weakref
 
+import numpy as np
 from tensorflow.python.framework import ops
 from tensorflow.python.training import session_run_hook
 
@@ -204,7 +205,9 @@ class MaskUpdateHook(session_run_hook.SessionRunHook):
     """Redraws masks that are held, before every n-th step.
 
     The draws are runs of their own, of which no other hook sees anything: no
-    step is counted for them, no summary written, no placeholder asked for.
+    step is counted for them, no summary written, no placeholder asked for. They
+    are fed what `session.run` is, and not what other hooks feed: a keep rate
+    from there is refused.
 
     Example:
 
@@ -239,6 +242,7 @@ class MaskUpdateHook(session_run_hook.SessionRunHook):
         """Finds the ops and the global step."""
         self._ops = [op for each in self._owners for op in _update_ops(each)]
         self._step = tf.train.get_global_step()
+        self._fed = _placeholders_of(self._ops)
 
     def after_create_session(self, session, coord):
         """Has the session begin with new masks, if it recovers, too."""
@@ -252,13 +256,31 @@ class MaskUpdateHook(session_run_hook.SessionRunHook):
             now = run_context.session.run(self._step)
             self._warn_if_still(now)
         self._runs += 1
-        drawn = self._drawn_at
+        drawn, self._drawn_with = self._drawn_at, None
         # A step that was restored may be one from before.
-        if drawn is None or not 0 <= now - drawn < self._every:
-            self._drawn_at = now
-            # What is fed may be the keep rate.
-            feeds = run_context.original_args.feed_dict
-            run_context.session.run(self._ops, feeds)
+        if drawn is not None and 0 <= now - drawn < self._every:
+            return None
+        self._drawn_at = now
+        # What is fed may be the keep rate.
+        feeds = run_context.original_args.feed_dict
+        try:
+            self._drawn_with, _ = run_context.session.run(
+                [self._fed, self._ops], feeds
+            )
+        except tf.errors.InvalidArgumentError as error:
+            if "must feed a value" not in error.message:
+                raise
+            raise ValueError(_NOT_FED.format(self._fed[0].op.name)) from error
+        return session_run_hook.SessionRunArgs(self._fed) if self._fed else None
+
+    def after_run(self, run_context, run_values):
+        """Refuses a keep rate that the step was fed, and the draw was not."""
+        if not self._drawn_with:  # nothing was drawn, or with nothing fed
+            return
+        steps = zip(self._fed, self._drawn_with, run_values.results)
+        for tensor, drawn_with, stepped_with in steps:
+            if not np.array_equal(drawn_with, stepped_with):
+                raise ValueError(_NOT_FED.format(tensor.op.name))
 
     def _warn_if_still(self, step):
         # `minimize` without a global step is a frequent slip.
@@ -274,6 +296,23 @@ class MaskUpdateHook(session_run_hook.SessionRunHook):
 
 
 _STILL = 100
+_NOT_FED = (
+    "MaskUpdateHook draws in a run of its own, which is fed what `session.run` "
+    "is, got '{}' fed by another hook: feed it in `session.run`, or let the "
+    "keep rate be a variable."
+)
+
+
+def _placeholders_of(updates):
+    """What is fed to ops, or can be."""
+    known, left = set(), list(updates)
+    while left:
+        op = left.pop()
+        if op not in known:
+            known.add(op)
+            left += [tensor.op for tensor in op.inputs] + op.control_inputs
+    fed = [op for op in known if op.type.startswith("Placeholder")]
+    return [op.outputs[0] for op in sorted(fed, key=lambda op: op.name)]
 
 
 def _update_ops(owner):

@@ -97,6 +97,7 @@ class VariationalDropout(diagnostics.MaskDiagnostics):
         """
         with tf.name_scope(self._scope):
             inputs = _checks.tensor("inputs", inputs)
+            _checks.float_tensor("inputs", inputs)
             _checks.same_dtype("VariationalDropout", self._dtype, inputs)
             _check_broadcast(self._shape, inputs)
             if not self._mask.active:

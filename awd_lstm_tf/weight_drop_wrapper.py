@@ -277,23 +277,35 @@ class WeightDropWrapper(object):
     @property
     def kept_fraction(self):
         """Scalar float32: the share kept of what can be dropped; or None."""
-        found = self.masks.values()
-        if not found:
-            return None
-        with _placing.at_root(found):
-            flat = [tf.reshape(mask, [-1]) for mask in found]
-            kept = [tf.cast(mask > 0, tf.float32) for mask in flat]
-            return tf.reduce_mean(tf.concat(kept, 0))
+        return self._of_all("kept_fraction", self.masks.values(), _kept_of)
 
     @property
     def mask_changed(self):
         """Scalar bool: have all masks changed since the last fetch; or None."""
         changed = [mask.changed for mask in self._masks().values()]
         changed = [each for each in changed if each is not None]
-        if not changed:
+        return self._of_all("mask_changed", changed, _all_of)
+
+    def _of_all(self, name, found, make):
+        if not found:
             return None
-        with _placing.at_root(changed):
-            return tf.reduce_all(tf.stack(changed))
+        made = _placing.known_memory(self)
+        key = (name,) + tuple(map(_versions.reference, found))
+        if key not in made:
+            with _placing.at_root(found) as graph:
+                with _checks.not_finalized(graph, name):
+                    made[key] = make(found)
+        return made[key]
+
+
+def _kept_of(masks_):
+    flat = [tf.reshape(mask, [-1]) for mask in masks_]
+    kept = [tf.cast(mask > 0, tf.float32) for mask in flat]
+    return tf.reduce_mean(tf.concat(kept, 0))
+
+
+def _all_of(bools):
+    return tf.reduce_all(tf.stack(bools))
 
 
 class _Made(object):

@@ -573,6 +573,12 @@ FUSED = [
         "`inputs` must be of a floating dtype, got int32.",
     ),
     (
+        lambda: called_fused(tf.placeholder(tf.float32)),
+        ValueError,
+        "`inputs` must have at least 3 dimensions, got a tensor of shape "
+        "<unknown>.",
+    ),
+    (
         lambda: called_fused(tf.placeholder(tf.float32, [TIME, BATCH, None])),
         ValueError,
         "`inputs` must have a known depth, got None as their last dimension: "
@@ -705,6 +711,11 @@ DROPOUT = [
         ValueError,
         "`input_shape` must be a list of known sizes, got [-1, 3]: use 1 for a "
         "dimension along which the mask is shared.",
+    ),
+    (
+        lambda: called_dropout(np.ones([2, 3], np.int32)),
+        TypeError,
+        "`inputs` must be of a floating dtype, got int32.",
     ),
     (
         lambda: dropout(dtype=tf.int32),
@@ -1220,6 +1231,16 @@ OPTIMIZER = [
         "`validation_loss` must be a scalar, got a tensor of shape (2,).",
     ),
     (
+        lambda: optimizer().average(
+            tf.get_variable(
+                "w", [4, 2], partitioner=tf.fixed_size_partitioner(2)
+            )
+        ),
+        TypeError,
+        "`var` must be a variable, got the parts of one, 'w': each has its "
+        "average, ask for those of `list(var)`.",
+    ),
+    (
         lambda: trained().report_op(1),
         TypeError,
         "`validation_loss` must be a floating tensor, got dtype int32.",
@@ -1612,6 +1633,15 @@ RUN_TIME = dict(
         (
             lambda: fetched(
                 activation_regularization(
+                    [1.0], of_unknown_shape(np.ones([1], "f"))
+                )
+            ),
+            "assertion failed: [`alpha` must be a scalar, got a tensor of "
+            "shape ] [1]",
+        ),
+        (
+            lambda: fetched(
+                activation_regularization(
                     of_unknown_shape(np.ones([4, 6, 3]), 3),
                     1.0,
                     sequence_length=[5],
@@ -1636,6 +1666,13 @@ RUN_TIME = dict(
         ),
     ],
     NTASGDOptimizer=[
+        (
+            lambda: fetched(
+                trained().report_op(of_unknown_shape(np.ones([2], "f")))
+            ),
+            "assertion failed: [`validation_loss` must be a scalar, got a "
+            "tensor of shape ] [2]",
+        ),
         (
             lambda: fetched(trained().report_op(rate(NAN))),
             "assertion failed: [`validation_loss` must be a number, got ] "

@@ -170,6 +170,25 @@ def test_dtypes(dtype):
     assert_same(have, stock_values(dtype), EPSILON[dtype])
 
 
+@pytest.mark.skipif(
+    versions.VERSION < (1, 15), reason="LSTMCell has no bfloat16, either"
+)
+def test_bfloat16():
+    """Of results that the loss does not use, 1.x has no gradient there."""
+    inputs = np.random.RandomState(0).rand(TIME, BATCH, DEPTH)
+    found = []
+    for dtype in (tf.float32, tf.bfloat16):
+        initializer = tf.constant_initializer(0.125)
+        with tf.variable_scope(dtype.name, initializer=initializer):
+            layer = layer_of()
+            outputs, _ = layer(tf.cast(tf.constant(inputs), dtype))
+        gradients = tf.gradients(outputs, layer.trainable_weights)
+        found.append([tf.cast(each, tf.float32) for each in gradients])
+    with tf.Session() as session:
+        want, have = session_of_variables(session, found)
+    assert oracles.same(have, want, 0.05)
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize("recurrent_only", [False, True])
 @pytest.mark.parametrize("auto_update", [False, True])

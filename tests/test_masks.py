@@ -1119,6 +1119,47 @@ def test_diagnostics_follow_a_variable_is_train(auto_update):
             assert (kept < 1) == value
 
 
+@pytest.mark.parametrize("auto_update", [False, True])
+def test_diagnostics_in_a_finalized_graph(auto_update):
+    """As a monitored session has it; what is not there is refused by name."""
+    cell = dropping_cell(auto_update=auto_update)
+    dynamic(cell)
+    arguments = dict(use_vd=True, auto_update=auto_update)
+    wrapper = WeightDropWrapper(tf.layers.Dense(2), 0.5, **arguments)
+    wrapper(tf.zeros([1, 2]))
+    tf.get_default_graph().finalize()
+    shown = cell.mask, cell.kept_fraction, wrapper.masks
+    assert all(each is not None for each in shown)
+    for owner, name in (
+        (cell, "mask_changed"),
+        (wrapper, "kept_fraction"),
+        (wrapper, "mask_changed"),
+    ):
+        sentence = f"`{name}` must be asked for before the graph is finalized"
+        with pytest.raises(RuntimeError, match=sentence):
+            getattr(owner, name)
+
+
+def test_diagnostics_are_made_once():
+    wrapper = WeightDropWrapper(tf.layers.Dense(2), 0.5, use_vd=True)
+    wrapper(tf.zeros([1, 2]))
+    for _ in range(2):
+        shown = wrapper.kept_fraction, wrapper.mask_changed
+        tf.get_default_graph().finalize()
+    assert all(each is not None for each in shown)
+
+
+def test_what_is_shown_cannot_be_fed():
+    """It is not what weights are multiplied with, so that would do nothing."""
+    cell = dropping_cell()
+    dynamic(cell)
+    with initialized_session() as session:
+        for shown in (cell.mask, cell.kept_fraction, cell.mask_changed):
+            value = session.run(shown)
+            with pytest.raises(ValueError, match="may not be fed"):
+                session.run(shown, {shown: value})
+
+
 def test_summaries_bear_the_scope_of_the_weights():
     cells = [dropping_cell(input_size=None) for _ in range(2)]
     stack = tf.nn.rnn_cell.MultiRNNCell(cells)

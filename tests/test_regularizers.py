@@ -87,17 +87,39 @@ def test_padding_has_no_gradient(name, dtype):
         )
 
 
+@every_penalty
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("padding", [np.nan, np.inf, 1e200])
+def test_padding_may_hold_anything(name, padding, time_major):
+    penalty, expected = PENALTIES[name]
+    padded = np.full_like(H, padding)
+    for b, t in steps_of(LENGTHS):
+        padded[b, t] = H[b, t]
+    outputs = tf.constant(padded.swapaxes(0, 1) if time_major else padded)
+    loss = penalty(outputs, 2.0, time_major=time_major, sequence_length=LENGTHS)
+    got, gradient = value_of([loss, tf.gradients(loss, outputs)[0]])
+    np.testing.assert_allclose(got, 2.0 * expected(LENGTHS), rtol=1e-12)
+    gradient = gradient.swapaxes(0, 1) if time_major else gradient
+    past = np.arange(TIME) >= np.array(LENGTHS)[:, None]
+    assert not np.any(gradient[past]) and np.all(np.isfinite(gradient))
+
+
 @pytest.mark.smoke
 @every_penalty
-@pytest.mark.parametrize("dtype", [tf.float16, tf.float32, tf.float64])
+@pytest.mark.parametrize(
+    "dtype", [tf.float16, tf.bfloat16, tf.float32, tf.float64]
+)
 def test_dtypes(name, dtype):
     penalty, _ = PENALTIES[name]
     # The sum of squares, 6.4e6, is beyond float16; the mean, 1600, is not.
-    outputs = tf.tile(tf.constant([[[20.0], [-20.0]]], dtype), [40, 50, 1])
+    outputs = tf.constant([[[20.0], [-20.0]]] * 40)
+    outputs = tf.cast(tf.tile(outputs, [1, 50, 1]), dtype)
     loss = penalty(outputs, 0.5)
     assert loss.dtype == dtype
     expected = 0.5 * (400 if name == "ar" else 1600)
-    np.testing.assert_allclose(value_of(loss), expected, rtol=1e-3)
+    precision = 1e-2 if dtype == tf.bfloat16 else 1e-3
+    value = value_of(tf.cast(loss, tf.float64))
+    np.testing.assert_allclose(value, expected, rtol=precision)
 
 
 @every_penalty

@@ -590,7 +590,7 @@ def test_a_global_step_that_stands_still_is_noticed():
 
 
 def test_a_keep_rate_that_is_fed():
-    rate = tf.placeholder(tf.float32, [])
+    rate = tf.placeholder_with_default(1.0, [])
     net = Net(rate)
     with tf.train.MonitoredTrainingSession(
         hooks=[MaskUpdateHook(net.owners)]
@@ -598,6 +598,23 @@ def test_a_keep_rate_that_is_fed():
         net.feed[rate] = 0.25
         drawn = session.run(net.masks, net.feed)
     assert set(np.unique(drawn[0])) == {0, 4}
+
+
+@pytest.mark.parametrize("default", [None, 1.0])
+def test_a_keep_rate_that_another_hook_feeds_is_refused(default):
+    if default is None:
+        rate = tf.placeholder(tf.float32, [], "rate")
+    else:
+        rate = tf.placeholder_with_default(default, [], "rate")
+    net = Net(rate)
+    hooks = [
+        tf.train.FeedFnHook(lambda: {rate: 0.25}),
+        MaskUpdateHook(net.owners),
+    ]
+    sentence = "got 'rate' fed by another hook: feed it in `session.run`"
+    with tf.train.MonitoredTrainingSession(hooks=hooks) as session:
+        with pytest.raises(ValueError, match=sentence):
+            session.run(net.train_op, net.feed)
 
 
 def test_an_owner_alone_and_owners_with_nothing_to_run():
