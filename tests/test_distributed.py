@@ -491,7 +491,7 @@ def test_worker_killed_and_started_again(distributed, start, tmp_path, flags):
     def steps(worker):
         return [row[1] for row in lines_of(start.text()) if row[0] == worker]
 
-    until(lambda: len(steps(1)) > 3)
+    until(lambda: len(steps(1)) > 3 and steps(0))
     killed = tasks["worker 1"]
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
