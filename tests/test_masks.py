@@ -679,7 +679,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize(
-    "call, auto_update", grids.singles(sorted(CALLS), [False, True])
+    "call, auto_update", grids.singles(sorted(CALLS), [True, False])
 )
 def test_kernel_is_masked_once_outside_the_loop(call, auto_update):
     if call == "nested" and versions.FLOW == "v2":
