@@ -265,7 +265,7 @@ def outside_innermost_loop(for_reading=False, after=(), in_turn=False):
     kept = [op for op in waits if spot.sees_op(op)]
     lost = [op for op in waits if op not in kept]
     if lost:
-        kept += [op for op in after if _waits_for(lost, op)]
+        kept += [op for op in after if op in behind(lost)]
     is_early = bool(lost) and not left_loop
     spot = spot._replace(control_inputs=tuple(kept), is_early=is_early)
     with graph.as_default():
@@ -293,19 +293,17 @@ def _waits(outer):
         found += _versions.waited_for(graph)
 
 
-def _waits_for(waiting, target):
-    """Whether one of the ops `waiting` is computed after the op `target`."""
-    known, left = set(), list(waiting)
+def behind(ops_):
+    """Yields the ops that are computed for `ops_`, these among them."""
+    known, left = set(), list(ops_)
     while left:
         op = left.pop()
-        if op is target:
-            return True
         if op not in known:
             known.add(op)
+            yield op
             outside = _versions.captured_by(op)
             before = [tensor.op for tensor in list(op.inputs) + outside]
             left += before + list(op.control_inputs)
-    return False
 
 
 def made_at(place, *tensors):

@@ -4,10 +4,10 @@ import contextlib
 import math
 
 import numpy as np
+from tensorflow.python.ops import variables
 
 # From where it is: TensorFlow 1.14 and later note the use of its name in
 # `tf.train`, at import.
-from tensorflow.python.ops import variables
 from tensorflow.python.training import gradient_descent
 
 from awd_lstm_tf import (

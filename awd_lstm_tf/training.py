@@ -305,13 +305,8 @@ _NOT_FED = (
 
 def _placeholders_of(updates):
     """What is fed to ops, or can be."""
-    known, left = set(), list(updates)
-    while left:
-        op = left.pop()
-        if op not in known:
-            known.add(op)
-            left += [tensor.op for tensor in op.inputs] + op.control_inputs
-    fed = [op for op in known if op.type.startswith("Placeholder")]
+    behind = _placing.behind(updates)
+    fed = [op for op in behind if op.type.startswith("Placeholder")]
     return [op.outputs[0] for op in sorted(fed, key=lambda op: op.name)]
 
 

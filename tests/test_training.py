@@ -589,8 +589,15 @@ def test_a_global_step_that_stands_still_is_noticed():
             session.run(net.masks, net.feed)
 
 
-def test_a_keep_rate_that_is_fed():
-    rate = tf.placeholder_with_default(1.0, [])
+def rate_to_feed(default):
+    if default is None:
+        return tf.placeholder(tf.float32, [], "rate")
+    return tf.placeholder_with_default(default, [], "rate")
+
+
+@pytest.mark.parametrize("default", [None, 1.0])
+def test_a_keep_rate_that_is_fed(default):
+    rate = rate_to_feed(default)
     net = Net(rate)
     with tf.train.MonitoredTrainingSession(
         hooks=[MaskUpdateHook(net.owners)]
@@ -602,10 +609,7 @@ def test_a_keep_rate_that_is_fed():
 
 @pytest.mark.parametrize("default", [None, 1.0])
 def test_a_keep_rate_that_another_hook_feeds_is_refused(default):
-    if default is None:
-        rate = tf.placeholder(tf.float32, [], "rate")
-    else:
-        rate = tf.placeholder_with_default(default, [], "rate")
+    rate = rate_to_feed(default)
     net = Net(rate)
     hooks = [
         tf.train.FeedFnHook(lambda: {rate: 0.25}),
