@@ -1,43 +1,51 @@
 """How a dropout mask is drawn: which entries are kept, and by what factor."""
 
-import collections
-
 import numpy as np
 
 from awd_lstm_tf import _checks, _placing, _versions
 from awd_lstm_tf._versions import tf
 
-_LEVELS = 2**16  # values of one draw of 16 bits
-_LANES = 4  # entries served by one 64-bit draw
-_BYTES = 8  # in a word of 64 bits
+_DIGITS = 16  # after the binary point of a keep rate
+_OWN = 8  # digits that every entry has random bits of its own for
+_WORD = 64  # entries in a word
+# The entries of each byte, that of the lowest bit first.
+_ENTRIES = np.arange(256)[:, None] >> np.arange(8) & 1
 
 
-class Drawn(collections.namedtuple("Drawn", "kept scale")):
+class Drawn(object):
     """A mask as it is held: which entries are kept, and what by.
 
-    `kept` is bool, a quarter of the memory of a float mask; `scale` is a
-    scalar of the mask's dtype.
+    Attributes:
+      kept: int64 `[words]`, a bit for each entry; or bool of the mask's shape.
+      scale: scalar of the mask's dtype.
+      shape: list of ints, or int32 vector, of the mask.
+      tensors: `kept` and `scale`.
     """
+
+    def __init__(self, kept, scale, shape):
+        self.kept, self.scale, self.shape = kept, scale, shape
+        self.tensors = kept, scale
 
     def dense(self):
         """The mask: `scale` where `kept`, else 0."""
-        return tf.cast(self.kept, self.scale.dtype) * self.scale
+        return ones_where(self.kept, self.shape, self.scale.dtype) * self.scale
 
     def when(self, dropping):
         """This mask where the scalar bool `dropping` is True, else all ones.
 
-        By logic, not `tf.cond`: a cond would move the bools of a GPU to the
-        host, and a tool that walks the graph may refuse all conds.
+        By logic, not `tf.cond`: a tool that walks the graph may refuse all
+        conds.
         """
-        return Drawn(
-            _or_all(self.kept, dropping), _or_one(self.scale, dropping)
-        )
+        kept = _or_all(self.kept, dropping)
+        return Drawn(kept, _or_one(self.scale, dropping), self.shape)
 
 
 def _or_all(kept, dropping):
     if dropping is True:
         return kept
-    return tf.logical_or(kept, tf.logical_not(dropping))
+    if kept.dtype == tf.bool:
+        return tf.logical_or(kept, tf.logical_not(dropping))
+    return tf.bitwise.bitwise_or(kept, tf.cast(dropping, tf.int64) - 1)
 
 
 def _or_one(factor, dropping):
@@ -48,16 +56,28 @@ def _or_one(factor, dropping):
 
 def whole(shape, dtype):
     """The mask that drops nothing."""
-    return Drawn(tf.ones(shape, tf.bool), tf.ones([], dtype))
+    return Drawn(all_kept(shape), tf.ones([], dtype), shape)
+
+
+def all_kept(shape):
+    """The words of a mask of `shape`, list of ints, that keeps all entries."""
+    return tf.fill([_words(shape)], np.int64(-1))
 
 
 def draw(shape, keep_prob, seed, dropping=True):
     """Which entries of a new mask are kept.
 
-    An entry is, when 16 random bits lie below a threshold, so one 64-bit
-    draw serves four entries. A mask's own keep rate is thus a multiple of
-    `2**-16`; which of the two nearest ones is itself drawn, once per mask, so
-    that the expected value of every entry is 1 at any `keep_prob`.
+    An entry is, when a random number below 1 is less than the rate. Both are
+    compared digit by digit, from the last to the first, which takes one logical
+    op a digit for the 64 entries of a word: after a digit of 1 all are kept
+    whose random digit is 0, and those that were kept, after a digit of 0 only
+    those that were kept and whose random digit is 0.
+
+    The last 8 of 16 digits decide for one entry in 256, so eight entries share
+    the random bits of those: it correlates them by `2**-16` at a rate of 0.5,
+    and by less than `2**-11` between 0.01 and 0.99. What is left of the rate
+    after 16 digits is itself drawn, once per mask, so that the expected value
+    of every entry is 1 at any `keep_prob`.
 
     Args:
       shape: list of ints.
@@ -67,27 +87,70 @@ def draw(shape, keep_prob, seed, dropping=True):
         not, all is kept, and nothing is drawn.
 
     Returns:
-      Bools.
+      Words, int64, with a bit for each entry, and more.
     """
-    rounds_to_none = _checks.is_tensor(keep_prob) or keep_prob * _LEVELS < 1
-    keep_prob = _rate(keep_prob)
-    # How many of the values of a lane are kept. In float64, where the
-    # sum is exact enough; rounding up past the last level would drop it all.
+    digits, rest = _digits(keep_prob)
     rounding = tf.random_uniform([], dtype=tf.float64, seed=seed)
-    levels = tf.floor(tf.cast(keep_prob, tf.float64) * _LEVELS + rounding)
-    levels = tf.minimum(levels, _LEVELS)
-    if _placing.in_xla():  # which has no bitcast from one size to another
-        kept = tf.random_uniform(shape, seed=seed) * _LEVELS < tf.cast(
-            levels, tf.float32
+    kept = -tf.cast(rounding < rest, tf.int64)
+
+    def words():
+        return _compared(digits, kept, _words(shape), seed)
+
+    if dropping is True:
+        return words()
+    return tf.cond(dropping, words, lambda: all_kept(shape))
+
+
+def _digits(keep_prob):
+    """The binary digits of a rate, the last one first, and what is left.
+
+    Each is 0 or -1, a word of it: an int, or an int64 scalar.
+    """
+    if _checks.is_tensor(keep_prob):
+        levels = tf.cast(_rate(keep_prob), tf.float64) * 2**_DIGITS
+        # All digits of 1 and a rest of 1: a rate of 1.0.
+        least = tf.minimum(tf.floor(levels), 2**_DIGITS - 1)
+        shifted = tf.bitwise.right_shift(
+            tf.cast(least, tf.int64), np.arange(_DIGITS)
         )
-    else:
-        # The largest int16 kept: at a rate of 1.0, the largest there is; at no
-        # level there is none so low.
-        last = tf.cast(tf.maximum(levels, 1) - (2**15 + 1), tf.int16)
-        kept = _fitted(_lanes(shape, seed, dropping) <= last, shape)
-        if rounds_to_none:
-            kept = tf.logical_and(kept, levels > 0)
-    return _or_all(kept, dropping)
+        return tf.unstack(-tf.floormod(shifted, 2)), levels - least
+    levels = np.float64(keep_prob) * 2**_DIGITS
+    least = min(int(levels), 2**_DIGITS - 1)
+    digits = [-(least >> digit & 1) for digit in range(_DIGITS)]
+    if levels == least:
+        digits = digits[digits.index(-1) :]  # nothing is kept before a 1
+    return digits, levels - least
+
+
+def _compared(digits, kept, words, seed):
+    """Words with a bit set for each random number below `digits`."""
+    own, shared = digits[-_OWN:], digits[:-_OWN]
+    random = tf.random_uniform(
+        [len(own) + bool(shared), words],
+        tf.int64.min,
+        tf.int64.max,
+        tf.int64,
+        seed=seed,
+    )
+    random = tf.unstack(random)
+    if shared:
+        groups = tf.unstack(tf.reshape(random.pop(), [_OWN, -1]))
+        for digit, bits in zip(shared, groups):
+            kept = _after(digit, bits, kept)
+        kept = tf.tile(kept, [_OWN])
+    for digit, bits in zip(own, random):
+        kept = _after(digit, bits, kept)
+    return kept
+
+
+def _after(digit, bits, kept):
+    if _checks.is_tensor(digit):
+        bits = tf.bitwise.bitwise_xor(bits, digit)
+        kept = tf.bitwise.bitwise_xor(kept, digit)
+        kept = tf.bitwise.bitwise_and(bits, kept)
+        return tf.bitwise.bitwise_xor(kept, digit)
+    of_bits = tf.bitwise.bitwise_or if digit else tf.bitwise.bitwise_and
+    return of_bits(bits, kept)
 
 
 def scale(keep_prob, dtype, dropping=True):
@@ -102,67 +165,41 @@ def _rate(keep_prob):
     return tf.stop_gradient(tf.convert_to_tensor(keep_prob, name="keep"))
 
 
-def _lanes(shape, seed, dropping):
-    """Random int16, at least as many as `shape` holds, in a row."""
-    count = [-(-_size(shape) // _LANES)]
-
-    def words():
-        least, limit = tf.int64.min, tf.int64.max
-        return tf.random_uniform(count, least, limit, tf.int64, seed=seed)
-
-    if dropping is not True:
-        words_or_none = tf.cond(
-            dropping, words, lambda: tf.zeros(count, tf.int64)
-        )
-    else:
-        words_or_none = words()
-    return tf.reshape(tf.bitcast(words_or_none, tf.int16), [-1])
-
-
-def _fitted(flat, shape):
-    # Bools or floats: of int16 and uint8 a GPU has no slices in 1.x.
-    size = _size(shape)
-    if flat.shape.as_list() != [size]:
-        flat = flat[:size]
-    return tf.reshape(flat, shape)
-
-
 def _size(shape):
     if _checks.is_tensor(shape):
         return tf.reduce_prod(shape)
     return int(np.prod(shape, dtype=np.int64))
 
 
-def packed(bools):
-    """`bools` of a known shape, eight to a word of int64.
+def _words(shape):
+    # Random bits are shared by words, in whole groups.
+    return _OWN * -(-_size(shape) // (_OWN * _WORD))
 
-    Words and no bytes: variables, stacks and lists of words are in the memory
-    of a GPU in all versions. Under XLA, which has no bitcast from one size to
-    another, they stay bools.
+
+def ones_where(kept, shape, dtype):
+    """1 where an entry is kept, else 0.
+
+    Args:
+      kept: words, or bools.
+      shape: list of ints, or int32 vector.
+      dtype: of the result.
+
+    Returns:
+      `shape`.
     """
-    if _placing.in_xla():
-        return bools
-    flat = tf.reshape(bools, [-1])
-    missing = -flat.shape.num_elements() % _BYTES
-    if missing:
-        flat = tf.concat([flat, tf.ones([missing], tf.bool)], 0)
-    return tf.bitcast(
-        tf.reshape(tf.cast(flat, tf.uint8), [-1, _BYTES]), tf.int64
-    )
-
-
-def unpacked(words, shape, dtype):
-    """What `packed` made of bools of `shape`, list of ints or tensor."""
-    if words.dtype == tf.bool:
-        return tf.cast(words, dtype)
-    flat = tf.cast(tf.bitcast(words, tf.uint8), dtype)
-    return _fitted(tf.reshape(flat, [-1]), shape)
-
-
-def packed_ones(shape):
-    """`packed` of nothing but True."""
-    words = -(-_size(shape) // _BYTES)
-    return tf.fill([words], np.frombuffer(b"\1" * _BYTES, np.int64)[0])
+    if kept.dtype == tf.bool:
+        return tf.cast(kept, dtype)
+    size = _size(shape)
+    kept = kept[: -(-size // _WORD)]
+    if _placing.in_xla():  # which has no bitcast from one size to another
+        bits = tf.bitwise.right_shift(kept[:, None], np.arange(_WORD))
+        entries = tf.cast(tf.floormod(bits, 2), dtype)
+    else:
+        # The fastest way from bits to floats that TensorFlow has on a CPU.
+        table = tf.constant(_ENTRIES.astype(dtype.as_numpy_dtype))
+        octets = tf.cast(tf.bitcast(kept, tf.uint8), tf.int32)
+        entries = tf.gather(table, octets)
+    return tf.reshape(tf.reshape(entries, [-1])[:size], shape)
 
 
 def draw_by_key(key, shape, keep_prob, dtype):
@@ -180,4 +217,4 @@ def draw_by_key(key, shape, keep_prob, dtype):
     keep_prob = _rate(keep_prob)
     uniform = _versions.stateless_random_uniform(shape, key, tf.float32)
     kept = uniform < tf.cast(keep_prob, tf.float32)
-    return Drawn(kept, tf.cast(1 / keep_prob, dtype))
+    return Drawn(kept, tf.cast(1 / keep_prob, dtype), shape)

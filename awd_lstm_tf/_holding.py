@@ -83,7 +83,7 @@ class Held(object):
     Two, so a run that reads while another session writes may get one of them
     from before: at the first update, at a reset, and when the rate changes.
 
-    Both are int64, the entries packed, the scale as the bits of a float64: what
+    Both are int64, a bit for each entry, the scale as that of a float64: what
     passes through a cond is then in a GPU's memory, where bools are not, and is
     left alone by `tf.add_check_numerics_ops`, which refuses floats in a cond.
     """
@@ -94,7 +94,7 @@ class Held(object):
         self._scale = _scratch_variable(_one, name + "_scale", [])
 
     def _ones(self):
-        return _drawing.packed_ones(self._shape)
+        return _drawing.all_kept(self._shape)
 
     def read(self):
         """The `Drawn` that is held."""
@@ -103,16 +103,16 @@ class Held(object):
         # Not a cast: what has a gradient, `tf.custom_gradient` follows back to
         # a variable that it then does not find in any collection.
         return _drawing.Drawn(
-            _drawing.unpacked(words, self._shape, tf.bool),
+            words,
             tf.stop_gradient(tf.cast(scale, self._dtype)),
+            self._shape,
         )
 
     def assign(self, drawn):
         """A list of ops without outputs."""
-        words = _drawing.packed(drawn.kept)
         scale = tf.bitcast(tf.cast(drawn.scale, tf.float64), tf.int64)
         return [
-            self._kept.assign(words, read_value=False),
+            self._kept.assign(drawn.kept, read_value=False),
             self._scale.assign(scale, read_value=False),
         ]
 

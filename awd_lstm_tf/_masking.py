@@ -27,13 +27,13 @@ def masked(owner, weights, drawn, whole_rows):
         return _placing.once_per_sequence(owner, name, make, inputs)
 
     # A vector is cut, and put together again, in one copy, not a matrix.
-    border = whole_rows and whole_rows * drawn.kept.shape.as_list()[1]
+    border = whole_rows and whole_rows * drawn.shape[1]
 
     def dropped():
         if not border:
             return weights
         rest = tf.reshape(weights, [-1])[border:]
-        return tf.reshape(rest, drawn.kept.shape)
+        return tf.reshape(rest, drawn.shape)
 
     scaled = once(
         "scaled",
@@ -41,7 +41,7 @@ def masked(owner, weights, drawn, whole_rows):
         weights,
         drawn.scale,
     )
-    product = _product(scaled, drawn.kept)
+    product = _product(scaled, drawn)
     if border:
         whole = once(
             "whole", lambda: tf.reshape(weights, [-1])[:border], weights
@@ -54,12 +54,13 @@ def masked(owner, weights, drawn, whole_rows):
     return tf.identity(product, name=NAMES[1])
 
 
-def _product(weights, kept):
+def _product(weights, drawn):
     # The op passes on what its gradient needs, as that of the fused layer does:
     # words, where the stock gradient would keep floats.
-    product = weights * tf.cast(kept, weights.dtype)
+    kept = _drawing.ones_where(drawn.kept, drawn.shape, weights.dtype)
+    product = weights * kept
     with tf.get_default_graph().gradient_override_map({"IdentityN": GRADIENT}):
-        return tf.identity_n([product, weights, _drawing.packed(kept)])[0]
+        return tf.identity_n([product, weights, drawn.kept])[0]
 
 
 @ops.RegisterGradient(GRADIENT)
@@ -70,5 +71,5 @@ def _gradient(op, gradient, *_):
     shape = shape.as_list() if known else tf.shape(gradient)
     # Not before the gradient is there: a mask is as large as the weights.
     with tf.control_dependencies([gradient]):
-        kept = _drawing.unpacked(op.inputs[2], shape, gradient.dtype)
+        kept = _drawing.ones_where(op.inputs[2], shape, gradient.dtype)
         return None, gradient * kept, None

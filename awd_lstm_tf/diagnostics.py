@@ -2,7 +2,7 @@
 
 import posixpath
 
-from awd_lstm_tf import _checks, _holding
+from awd_lstm_tf import _checks, _drawing, _holding
 from awd_lstm_tf._versions import tf
 
 
@@ -22,7 +22,8 @@ class MaskDiagnostics(object):
 
 def kept_fraction(drawn):
     """The share of entries that are not dropped, scalar float32."""
-    return tf.reduce_mean(tf.cast(drawn.kept, tf.float32))
+    kept = _drawing.ones_where(drawn.kept, drawn.shape, tf.float32)
+    return tf.reduce_mean(kept)
 
 
 def has_changed(drawn):
@@ -30,13 +31,14 @@ def has_changed(drawn):
 
     None for a mask of sizes that are known only at run time.
     """
-    if not drawn.kept.shape.is_fully_defined():
+    if _checks.is_tensor(drawn.shape):
         return None
-    shape, dtype = drawn.kept.shape.as_list(), drawn.scale.dtype
-    previous = _holding.Held(shape, dtype, "previous", ())
+    previous = _holding.Held(drawn.shape, drawn.scale.dtype, "previous", ())
     before = previous.read()
+    others = tf.bitwise.bitwise_xor(drawn.kept, before.kept)
+    others = _drawing.ones_where(others, drawn.shape, tf.float32)
     changed = tf.logical_or(
-        tf.reduce_any(tf.not_equal(drawn.kept, before.kept)),
+        tf.reduce_max(others) > 0,
         tf.not_equal(drawn.scale, before.scale),
     )
     with tf.control_dependencies([changed]):

@@ -185,7 +185,7 @@ class Mask(object):
             # The updates come after the read that has no order of its own:
             # where both are in one run, with nothing between them, every run
             # has the mask of the update before, not now this one, now that.
-            with tf.control_dependencies(list(state.root)):
+            with tf.control_dependencies(state.root.tensors):
                 ones = _drawing.whole(self._shape, self._dtype)
                 state.reset = _assignment(state.held, ones, "reset")
                 if _placing.here().sees(self._keep_prob):
@@ -235,7 +235,7 @@ class Mask(object):
             dropping,
         )
         kept = _drawing.draw(self._shape, rate, seed, dropping)
-        return _drawing.Drawn(kept, scale)
+        return _drawing.Drawn(kept, scale, self._shape)
 
     def _lifted(self, name, make, *inputs):
         return _placing.once_per_sequence(self, name, make, inputs)
@@ -250,7 +250,7 @@ class Mask(object):
         """
         drawn = self._here_drawn()
         with tf.name_scope(self._name + "_value"):
-            return self._lifted("value", drawn.dense, *drawn)
+            return self._lifted("value", drawn.dense, *drawn.tensors)
 
     def drop(self, weights):
         """`weights` times the mask, for a call made here, lifted as `value` is.
@@ -268,7 +268,7 @@ class Mask(object):
             "dropped",
             lambda: _masking.masked(self, weights, drawn, self._whole_rows),
             weights,
-            *drawn,
+            *drawn.tensors,
         )
 
     def value_for(self, inputs):
@@ -350,7 +350,7 @@ class Mask(object):
                 memory[key] = self._read_at(state, place).when(dropping)
                 state.reads.append(memory[key])
             drawn = memory[key]
-        _placing.made_at(place, *drawn)
+        _placing.made_at(place, *drawn.tensors)
         state.waits = place.control_inputs
         return drawn if lifted else drawn.when(is_train)
 
@@ -368,7 +368,7 @@ class Mask(object):
 
     def _read_before(self, state, place):
         (drawn, *others) = state.reads
-        if others or not all(map(place.sees, drawn)):
+        if others or not all(map(place.sees, drawn.tensors)):
             raise NotImplementedError(
                 f"`{self._argument}` below 1.0 must go with `auto_update=True` "
                 "in what is computed again for its gradient (recompute_grad, "
@@ -426,7 +426,7 @@ class Mask(object):
                 drawn = self._latest_drawn(state)
                 if drawn is None:
                     return None
-                key = (name,) + tuple(map(_versions.reference, drawn))
+                key = (name,) + tuple(map(_versions.reference, drawn.tensors))
                 if key not in state.diagnostics:
                     with tf.name_scope(self._name + "_" + name):
                         made = state.diagnostics[key] = make(drawn)

@@ -34,7 +34,7 @@ def dropping_cell(**arguments):
 def sample_mask(shape, keep_prob, dtype=tf.float32):
     kept = _drawing.draw(shape, keep_prob, seed=None)
     scale = _drawing.scale(keep_prob, dtype)
-    return _drawing.Drawn(kept, scale).dense()
+    return _drawing.Drawn(kept, scale, shape).dense()
 
 
 def dynamic(cell):
@@ -52,17 +52,17 @@ def initialized_session():
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("shape", [[3, 5], [4, 4], [1]])
-def test_words_hold_the_bools_that_were_packed(shape, known, open_session):
-    bools = np.random.RandomState(1).rand(*shape) < 0.5
+@pytest.mark.parametrize("shape", [[3, 5], [4, 16], [1], [7, 100]])
+def test_words_hold_a_bit_for_each_entry(shape, known, open_session):
+    size, words = np.prod(shape), open_session().run(_drawing.all_kept(shape))
+    assert np.all(words == -1) and 64 * len(words) >= size
+    words = np.random.RandomState(1).randint(-(2**63), 2**63 - 1, len(words))
+    bits = words[:, None] >> np.arange(64) & 1
     wanted = shape if known else tf.placeholder_with_default(shape, [None])
-    words = _drawing.packed(tf.constant(bools))
-    assert words.shape.as_list() == [-(-bools.size // 8)]
-    ones = _drawing.unpacked(_drawing.packed_ones(shape), wanted, tf.float32)
-    again = _drawing.unpacked(words, wanted, tf.float32)
-    values = open_session().run([again, ones])
-    assert np.array_equal(values[0], bools) and np.all(values[1] == 1)
-    assert values[1].shape == tuple(shape)
+    entries = _drawing.ones_where(tf.constant(words), wanted, tf.float32)
+    assert np.array_equal(
+        open_session().run(entries), np.reshape(bits.flat[:size], shape)
+    )
 
 
 @pytest.mark.smoke
@@ -80,10 +80,14 @@ def test_entries_are_zero_or_the_inverse_keep_rate(dtype, keep_prob, shape):
     }
 
 
-@pytest.mark.parametrize("keep_prob", [0.5, 0.3, 0.9999, 0.01, 1e-4])
-def test_rate_is_unbiased(keep_prob, seed):
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize(
+    "keep_prob", [0.5, 0.3, 0.9999, 0.01, 1e-4, 0.00390625]
+)
+def test_rate_is_unbiased(keep_prob, as_tensor, seed):
     tf.set_random_seed(seed)
-    mask = sample_mask([1000, 1000], keep_prob)
+    rate = tf.constant(keep_prob, tf.float64) if as_tensor else keep_prob
+    mask = sample_mask([1000, 1000], rate)
     kept = tf.reduce_mean(tf.cast(mask > 0, tf.float32))
     with tf.Session() as session:
         fractions = [session.run(kept) for _ in range(20)]
@@ -119,12 +123,34 @@ def test_rates_at_the_top_keep_everything(keep_prob, as_tensor):
     assert dropped <= 3  # of 3,000,000; expected 0 and 0.2
 
 
-def test_entries_of_one_word_are_independent(seed):
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize("keep_prob", [0.5, 0.7, 1 / 3.0])
+def test_entries_are_independent(keep_prob, as_tensor, seed):
+    # In a word, and in words that share random bits for the last digits.
     tf.set_random_seed(seed)
+    rate = tf.constant(keep_prob) if as_tensor else keep_prob
     with tf.Session() as session:
-        kept = session.run(sample_mask([250000, 4], 0.5)) > 0
-    correlation = np.corrcoef(kept.T.astype(float)) - np.eye(4)
-    assert np.max(np.abs(correlation)) < 5 / np.sqrt(250000)
+        kept = session.run(sample_mask([8 * 20000, 64], rate)) > 0
+    for rows in (kept.T, kept.reshape([8, -1])):
+        correlation = np.corrcoef(rows.astype(np.float32)) - np.eye(len(rows))
+        bound = 5 / np.sqrt(rows.shape[1]) + 2.0**-11
+        assert np.max(np.abs(correlation)) < bound
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 16])
+def test_as_many_digits_are_drawn_as_the_rate_has(count):
+    shape, rate = [64, 1000], (2.0**count - 1) / 2**count
+    mask = sample_mask(shape, rate)
+    draws = [
+        op.outputs[0].shape.as_list()
+        for op in mask.graph.get_operations()
+        if op.type == "RandomUniformInt"
+    ]
+    assert draws == [[min(count, 8) + (count > 8), 1000]]
+    with tf.Session() as session:
+        dropped = np.mean(session.run(mask) == 0)
+    entries = np.prod(shape)
+    assert abs(dropped - 0.5**count) <= 5 * np.sqrt(0.5**count / entries)
 
 
 def test_never_drawn_is_the_identity():
