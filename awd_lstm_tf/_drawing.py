@@ -110,10 +110,8 @@ def _digits(keep_prob):
         levels = tf.cast(_rate(keep_prob), tf.float64) * 2**_DIGITS
         # All digits of 1 and a rest of 1: a rate of 1.0.
         least = tf.minimum(tf.floor(levels), 2**_DIGITS - 1)
-        shifted = tf.bitwise.right_shift(
-            tf.cast(least, tf.int64), np.arange(_DIGITS)
-        )
-        return tf.unstack(-tf.floormod(shifted, 2)), levels - least
+        least_bits = _bits(tf.cast(least, tf.int64), _DIGITS)
+        return _cut(-least_bits, _DIGITS), levels - least
     levels = np.float64(keep_prob) * 2**_DIGITS
     least = min(int(levels), 2**_DIGITS - 1)
     digits = [-(least >> digit & 1) for digit in range(_DIGITS)]
@@ -125,22 +123,29 @@ def _digits(keep_prob):
 def _compared(digits, kept, words, seed):
     """Words with a bit set for each random number below `digits`."""
     own, shared = digits[-_OWN:], digits[:-_OWN]
-    random = tf.random_uniform(
-        [len(own) + bool(shared), words],
-        tf.int64.min,
-        tf.int64.max,
-        tf.int64,
-        seed=seed,
-    )
-    random = tf.unstack(random)
+    rows = len(own) + bool(shared)
+    least, limit = tf.int64.min, tf.int64.max
+    random = tf.random_uniform([rows, words], least, limit, tf.int64, seed=seed)
+    random = _cut(random, rows)
     if shared:
-        groups = tf.unstack(tf.reshape(random.pop(), [_OWN, -1]))
-        for digit, bits in zip(shared, groups):
+        groups = tf.reshape(random.pop(), [_OWN, -1])
+        for digit, bits in zip(shared, _cut(groups, len(shared))):
             kept = _after(digit, bits, kept)
         kept = tf.tile(kept, [_OWN])
     for digit, bits in zip(own, random):
         kept = _after(digit, bits, kept)
     return kept
+
+
+def _cut(rows, count):
+    # Not `tf.unstack`: of int64, it has the host's memory on a GPU.
+    return [rows[row] for row in range(count)]
+
+
+def _bits(words, count):
+    """The last `count` bits of each word, on an axis more, the lowest first."""
+    shifted = tf.bitwise.right_shift(words[..., None], np.arange(count))
+    return tf.bitwise.bitwise_and(shifted, np.int64(1))
 
 
 def _after(digit, bits, kept):
@@ -192,8 +197,7 @@ def ones_where(kept, shape, dtype):
     size = _size(shape)
     kept = kept[: -(-size // _WORD)]
     if _placing.in_xla():  # which has no bitcast from one size to another
-        bits = tf.bitwise.right_shift(kept[:, None], np.arange(_WORD))
-        entries = tf.cast(tf.floormod(bits, 2), dtype)
+        entries = tf.cast(_bits(kept, _WORD), dtype)
     else:
         # The fastest way from bits to floats that TensorFlow has on a CPU.
         table = tf.constant(_ENTRIES.astype(dtype.as_numpy_dtype))
