@@ -100,10 +100,10 @@ def keras_lstm(inputs, size, is_train):
     return layer(inputs)
 
 
-def _weight_drop(make, size, is_train, **arguments):
+def _weight_drop(make, size, is_train, keep_rate=KEEP_RATE, **arguments):
     return make(
         size.units,
-        weight_drop_kr=KEEP_RATE,
+        weight_drop_kr=keep_rate,
         input_size=size.depth,
         is_train=is_train,
         **arguments,
@@ -135,6 +135,12 @@ def cell_auto_update(inputs, size, is_train):
 
 def cell_standard(inputs, size, is_train):
     cell = _weight_drop(awd_lstm_tf.WeightDropLSTMCell, size, is_train)
+    return _unrolled(cell, inputs)
+
+
+def cell_standard_more_digits(inputs, size, is_train):
+    # A mask takes as many random bits as its rate has binary digits.
+    cell = _weight_drop(awd_lstm_tf.WeightDropLSTMCell, size, is_train, 0.7)
     return _unrolled(cell, inputs)
 
 
@@ -185,6 +191,7 @@ ROWS = collections.OrderedDict(
         ("cell, use_vd", cell_use_vd),
         ("cell, auto_update", cell_auto_update),
         ("cell, standard", cell_standard),
+        ("cell, standard, rate 0.7", cell_standard_more_digits),
         ("fused, no weight drop", fused_off),
         ("fused, use_vd", fused_use_vd),
         ("fused, auto_update", fused_auto_update),

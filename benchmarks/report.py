@@ -27,6 +27,12 @@ TARGETS = [
     (FUSED, "matmul limit", "medium", {"1.13.1": 1.15, "1.15.5": 1.15}),
     ("cell, use_vd", BASE, "medium", {"1.13.1": 1.05, "1.15.5": 1.05}),
     ("cell, standard", BASE, "medium", {"1.13.1": 2.2, "1.15.5": 2.2}),
+    (
+        "cell, standard, rate 0.7",
+        BASE,
+        "medium",
+        {"1.13.1": 2.2, "1.15.5": 2.2},
+    ),
 ]
 
 
