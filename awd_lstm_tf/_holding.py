@@ -100,10 +100,10 @@ class Held(object):
         """The `Drawn` that is held."""
         words = _read_or(self._kept, self._ones)
         scale = tf.bitcast(_read_or(self._scale, _one), tf.float64)
-        # Not a cast: what has a gradient, `tf.custom_gradient` follows back to
-        # a variable that it then does not find in any collection.
+        # What has a gradient, `tf.custom_gradient` follows back to a variable
+        # that it then does not find in any collection.
         return _drawing.Drawn(
-            words,
+            tf.stop_gradient(words),
             tf.stop_gradient(tf.cast(scale, self._dtype)),
             self._shape,
         )
