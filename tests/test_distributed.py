@@ -387,7 +387,9 @@ def test_example_learns(examples, start, tmp_path, flags):
         assert abs(kept - 0.7) < 0.05  # 9 sigma of 8192 entries
     made = re.findall(r"made (\d+) of (\d+) steps", start.text())
     if flags:
-        assert made == [("100", "100")] * 2
+        # A step takes two gradients, now and then both from one worker.
+        assert [at for _, at in made] == ["100", "100"]
+        assert abs(sum(int(count) for count, _ in made) - 200) <= 2
     else:
         assert sum(int(count) for count, _ in made) >= 100
     last = tf.train.latest_checkpoint(str(tmp_path))
