@@ -90,8 +90,10 @@ def draw(shape, keep_prob, seed, dropping=True):
       Words, int64, with a bit for each entry, and more.
     """
     digits, rest = _digits(keep_prob)
-    rounding = tf.random_uniform([], dtype=tf.float64, seed=seed)
-    kept = -tf.cast(rounding < rest, tf.int64)
+    kept = np.int64(0)
+    if _checks.is_tensor(rest) or rest > 0:
+        rounding = tf.random_uniform([], dtype=tf.float64, seed=seed)
+        kept = -tf.cast(rounding < rest, tf.int64)
 
     def words():
         return _compared(digits, kept, _words(shape), seed)
@@ -104,14 +106,14 @@ def draw(shape, keep_prob, seed, dropping=True):
 def _digits(keep_prob):
     """The binary digits of a rate, the last one first, and what is left.
 
-    Each is 0 or -1, a word of it: an int, or an int64 scalar.
+    Each is 0 or -1, a word of it: an int, or int64 `[1]`.
     """
     if _checks.is_tensor(keep_prob):
         levels = tf.cast(_rate(keep_prob), tf.float64) * 2**_DIGITS
         # All digits of 1 and a rest of 1: a rate of 1.0.
         least = tf.minimum(tf.floor(levels), 2**_DIGITS - 1)
         least_bits = _bits(tf.cast(least, tf.int64), _DIGITS)
-        return _cut(-least_bits, _DIGITS), levels - least
+        return _cut(-least_bits, [1] * _DIGITS), levels - least
     levels = np.float64(keep_prob) * 2**_DIGITS
     least = min(int(levels), 2**_DIGITS - 1)
     digits = [-(least >> digit & 1) for digit in range(_DIGITS)]
@@ -123,23 +125,39 @@ def _digits(keep_prob):
 def _compared(digits, kept, words, seed):
     """Words with a bit set for each random number below `digits`."""
     own, shared = digits[-_OWN:], digits[:-_OWN]
-    rows = len(own) + bool(shared)
+    sizes = [words] * len(own) + [words // _OWN] * len(shared)
     least, limit = tf.int64.min, tf.int64.max
-    random = tf.random_uniform([rows, words], least, limit, tf.int64, seed=seed)
-    random = _cut(random, rows)
+    bits = tf.random_uniform([sum(sizes)], least, limit, tf.int64, seed=seed)
+    bits = _cut(bits, sizes)
+    for digit, row in zip(shared, bits[len(own) :]):
+        kept = _after(digit, row, kept)
     if shared:
-        groups = tf.reshape(random.pop(), [_OWN, -1])
-        for digit, bits in zip(shared, _cut(groups, len(shared))):
-            kept = _after(digit, bits, kept)
         kept = tf.tile(kept, [_OWN])
-    for digit, bits in zip(own, random):
-        kept = _after(digit, bits, kept)
+    for digit, row in zip(own, bits):
+        kept = _after(digit, row, kept)
     return kept
 
 
-def _cut(rows, count):
-    # Not `tf.unstack`: of int64, it has the host's memory on a GPU.
-    return [rows[row] for row in range(count)]
+def _cut(vector, sizes):
+    """Its parts of `sizes`, ints, one after the other."""
+    # Not `tf.split`: of int64, it has the host's memory on a GPU. Nor
+    # `vector[begin:end]`, which is twice the ops.
+    tensors = {size: tf.constant([size]) for size in set(sizes)}
+    begins = np.cumsum([0] + sizes)
+    return [
+        tf.slice(vector, [begin], tensors[size])
+        for begin, size in zip(begins, sizes)
+    ]
+
+
+def _after(digit, bits, kept):
+    if _checks.is_tensor(digit):
+        bits = tf.bitwise.bitwise_xor(bits, digit)
+        kept = tf.bitwise.bitwise_xor(kept, digit)
+        kept = tf.bitwise.bitwise_and(bits, kept)
+        return tf.bitwise.bitwise_xor(kept, digit)
+    of_bits = tf.bitwise.bitwise_or if digit else tf.bitwise.bitwise_and
+    return of_bits(bits, kept)
 
 
 def _bits(words, count):

@@ -145,7 +145,7 @@ def test_as_many_digits_are_drawn_as_the_rate_has(count):
         for op in mask.graph.get_operations()
         if op.type == "RandomUniformInt"
     ]
-    assert draws == [[min(count, 8) + (count > 8), 1000]]
+    assert draws == [[1000 * min(count, 8) + 125 * max(count - 8, 0)]]
     with tf.Session() as session:
         dropped = np.mean(session.run(mask) == 0)
     entries = np.prod(shape)
