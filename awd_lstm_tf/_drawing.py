@@ -140,7 +140,7 @@ def _compared(digits, kept, words, seed):
 
 def _cut(vector, sizes):
     """Its parts of `sizes`, ints, one after the other."""
-    # Not `tf.split`: of int64, it has the host's memory on a GPU. Nor
+    # Not `tf.split`: of int64, it has no kernel for a GPU. Nor
     # `vector[begin:end]`, which is twice the ops.
     tensors = {size: tf.constant([size]) for size in set(sizes)}
     begins = np.cumsum([0] + sizes)
@@ -148,16 +148,6 @@ def _cut(vector, sizes):
         tf.slice(vector, [begin], tensors[size])
         for begin, size in zip(begins, sizes)
     ]
-
-
-def _after(digit, bits, kept):
-    if _checks.is_tensor(digit):
-        bits = tf.bitwise.bitwise_xor(bits, digit)
-        kept = tf.bitwise.bitwise_xor(kept, digit)
-        kept = tf.bitwise.bitwise_and(bits, kept)
-        return tf.bitwise.bitwise_xor(kept, digit)
-    of_bits = tf.bitwise.bitwise_or if digit else tf.bitwise.bitwise_and
-    return of_bits(bits, kept)
 
 
 def _bits(words, count):
