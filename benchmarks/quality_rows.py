@@ -150,6 +150,7 @@ CELLS = [
         (400, 20, "recurrent", "beside", (1.0, 0.5)),
         (200, 80, "recurrent", "beside", (1.0, 0.5)),
         (650, 20, "recurrent", "beside", (1.0, 0.5)),
+        (200, 200, "recurrent", "beside", (1.0, 0.5)),
         (200, 20, "whole", "alone", (0.7, 0.9)),
         (400, 20, "recurrent", "alone", (1.0, 0.5)),
         (650, 20, "recurrent", "alone", (1.0, 0.5)),

@@ -137,7 +137,7 @@ def test_gains_are_of_the_same_seeds(example):
     }
     np.testing.assert_allclose(picture.gains(found)[cell], [10.0, 25.0])
     assert list(picture.lines(found))[2:] == [
-        f"| {cell.title} | 90.0 | 75.0 | +17.5 % | +10.0 % | 2 |"
+        f"| {cell.title} | 90.0 | 75.0 | +17.5 % | +10.0 to +25.0 | 2 |"
     ]
 
 
