@@ -67,12 +67,10 @@ def lines(found):
     gained = gains(found)
     for cell, both in sorted(pairs(found).items(), key=order):
         without, used = both.mean(0)
-        lowest, highest = min(gained[cell]), max(gained[cell])
-        spread = f"{lowest:+.1f} to {highest:+.1f}"
+        spread = quality_rows.spread(gained[cell], "+.1f")
         yield (
             f"| {cell.title} | {without:.1f} | {used:.1f} "
-            f"| {gained[cell].mean():+.1f} % "
-            f"| {spread if len(both) > 1 else '1 seed'} | {len(both)} |"
+            f"| {gained[cell].mean():+.1f} % | {spread} | {len(both)} |"
         )
 
 

@@ -150,7 +150,7 @@ def held_out_lines(found):
         )
         yield (
             f"| {row.title} | {np.mean(held_out):.4f} "
-            f"| {spread(held_out, '.4f')} | {train:.4f} "
+            f"| {quality_rows.spread(held_out, '.4f')} | {train:.4f} "
             f"| {', '.join(map(str, epochs))} |"
         )
 
@@ -164,16 +164,11 @@ def tested_lines(found):
         valid = np.exp([run["held_out"] for run in runs])
         epochs = [run["best_epoch"] for run in runs]
         yield (
-            f"| {row.title} | {np.mean(test):.1f} | {spread(test, '.1f')} "
+            f"| {row.title} | {np.mean(test):.1f} "
+            f"| {quality_rows.spread(test, '.1f')} "
             f"| {np.mean(valid):.1f} | {', '.join(map(str, epochs))} "
             f"| {len(runs)} |"
         )
-
-
-def spread(values, form):
-    if len(values) == 1:
-        return "1 seed"
-    return f"{min(values):{form}} to {max(values):{form}}"
 
 
 def parse_flags(argv=None):

@@ -187,3 +187,10 @@ def line_rows():
         )
         for cell in CELLS
     ]
+
+
+def spread(values, form):
+    """The lowest and the highest of the seeds' values, for a table."""
+    if len(values) == 1:
+        return "1 seed"
+    return f"{min(values):{form}} to {max(values):{form}}"
