@@ -51,12 +51,11 @@ CONFIGURATIONS = {
         "weight_tying": True,
         "variable_bptt": False,
     },
-    # Tiny Shakespeare, 1.1 MB, by character. Without weight drop: beside all
-    # the others it gains nothing on this text, see README.
+    # Tiny Shakespeare, 1.1 MB, by character: 70 minutes on one core.
     "shakespeare": {
         "level": "char",
         "embedding": 128,
-        "units": 384,
+        "units": 512,
         "layers": 2,
         "batch_size": 32,
         "steps": 64,
@@ -65,10 +64,10 @@ CONFIGURATIONS = {
         "learning_rate": 4e-3,
         "clip_norm": 1.0,
         "weight_decay": 0.0,
-        "weight_keep": 1.0,
+        "weight_keep": 0.8,
         "input_keep": 0.95,
-        "hidden_keep": 0.8,
-        "output_keep": 0.7,
+        "hidden_keep": 0.75,
+        "output_keep": 0.65,
         "embedding_keep": 0.98,
         "alpha": 0.5,
         "beta": 0.5,

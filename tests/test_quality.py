@@ -292,7 +292,15 @@ def test_results_are_of_the_settings_named(config, example):
     assert {name: used[name] for name in named} == named
 
 
-@pytest.mark.parametrize("run", ["plain", "recipe", "recipe_weight_keep_0.9"])
+@pytest.mark.parametrize(
+    "run",
+    [
+        "recipe",
+        "plain_384_units",
+        "recipe_384_units_weight_keep_0.9",
+        "recipe_384_units_no_weight_drop",
+    ],
+)
 def test_docs_have_the_figures_of_the_long_runs(run):
     path = RESULTS / "shakespeare" / f"{run}.json"
     result, text = json.loads(path.read_text()), EVIDENCE.read_text("utf-8")

@@ -100,7 +100,8 @@ def test_a_folder_has_a_test_part(train, tmp_path, capsys):
 def test_no_title_promises_weight_drop_that_is_not_there(train):
     for argv, title in (
         (["--config=small"], "AWD-LSTM"),
-        (["--config=shakespeare"], "recipe, no weight drop"),
+        (["--config=shakespeare"], "AWD-LSTM"),
+        (["--weight-keep=1"], "recipe, no weight drop"),
         (["--without", "weight_drop"], "recipe, no weight drop"),
     ):
         flags = train.parse_flags(argv)
