@@ -2,13 +2,15 @@
 
     python benchmarks/quality.py swap        # the class swapped, and beside all
     python benchmarks/quality.py line    # where that gains: see line_picture.py
+    python benchmarks/quality.py schedule   # weight drop that comes in later
     python benchmarks/quality.py medium --data runs/kjv     # a million words
     python benchmarks/quality.py ablation --data input.txt  # part by part
 
 `swap` and `line` train configuration `small` of `train.py` on the text of
 `make demo`, nine tenths of it; the epoch is chosen on the next twentieth, and
 the last twentieth is what it is tested on. Each cell of `line` is another
-width, length of training or keep rate. `medium` is for a folder with three
+width, length of training or keep rate; `schedule` has weight drop come in
+later in some of them. `medium` is for a folder with three
 parts (`prepare_text.py` makes one). `ablation` is by character, and has no
 test part: its loss is on the tenth that the epoch was chosen on.
 
@@ -45,6 +47,7 @@ TABLES = {
     "ablation": Table("ablation", 0.0, quality_rows.ablation_rows),
     "swap": Table("small", 0.05, quality_rows.swap_rows),
     "line": Table("small", 0.05, quality_rows.line_rows),
+    "schedule": Table("small", 0.05, quality_rows.schedule_rows),
     "medium": Table("medium", 0.0, quality_rows.medium_rows),
 }
 

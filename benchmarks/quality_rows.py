@@ -189,6 +189,28 @@ def line_rows():
     ]
 
 
+def schedule_rows():
+    """Weight drop that comes in later, in some cells of `line`."""
+    table = []
+    for units, epochs, name, when, flag in (
+        (400, 20, "half", "over 10 epochs", "--weight-drop-over=10"),
+        (400, 20, "all", "over 20 epochs", "--weight-drop-over=20"),
+        (200, 20, "half", "over 10 epochs", "--weight-drop-over=10"),
+        (
+            200,
+            80,
+            "stall",
+            "after 3 without a new best",
+            "--weight-drop-patience=3",
+        ),
+    ):
+        cell = Cell(units, epochs, 0.5, "recurrent", "beside")
+        title = f"{units} units, {epochs} epochs, coming in {when}"
+        flags = [*cell.flags, flag]
+        table.append(Row(f"{cell.name}-{name}", title, flags, (1, 2, 3)))
+    return table
+
+
 def spread(values, form):
     """The lowest and the highest of the seeds' values, for a table."""
     if len(values) == 1:

@@ -87,6 +87,8 @@ class LanguageModel(object):
     Attributes:
       inputs, targets: Placeholders, `[batch_size, time]` token ids. Targets
         below 0 do not count.
+      weight_keep: Placeholder of the share kept of the layers' weights, where
+        that changes in training; or None.
       loss: Mean of -log(probability) of the targets, in nats per token.
       objective: What is minimised: the loss, AR and TAR.
       losses: Each target's -log(probability), `[time, batch_size]`.
@@ -103,6 +105,10 @@ class LanguageModel(object):
         self.inputs = tf.placeholder(tf.int32, [batch_size, steps])
         self.targets = tf.placeholder(tf.int32, [batch_size, steps])
         settings = network_settings(flags, vocabulary_size)
+        self.weight_keep = None
+        if is_train and comes_in(flags):
+            self.weight_keep = tf.placeholder(tf.float32, [])
+            settings["keep"]["weights"] = self.weight_keep
         carried = carried_state(name, batch_size, settings["units"])
         network = tf_awd_lstm.Network(
             settings,
@@ -121,6 +127,13 @@ class LanguageModel(object):
             network.logits[-1] / SAMPLE_TEMPERATURE
         )
         self.summaries = awd_lstm_tf.mask_summaries(*network.layers)
+
+
+def comes_in(flags):
+    """Whether weight drop comes in in the course of training."""
+    if flags.weight_keep == 1.0:
+        return False
+    return flags.weight_drop_over > 0 or flags.weight_drop_patience > 0
 
 
 def carried_state(name, batch_size, units):
@@ -291,6 +304,21 @@ def add_recipe_flags(add):
         action="store_true",
         help="drop the inputs' weights too; without it the hidden-to-hidden "
         "weights alone, as in the paper",
+    )
+    add(
+        "--weight-drop-over",
+        type=at_least_zero(float),
+        default=0.0,
+        metavar="EPOCHS",
+        help="weight drop comes in bit by bit: the share kept of weights falls "
+        "from 1, over so many epochs",
+    )
+    add(
+        "--weight-drop-patience",
+        type=at_least_zero(int),
+        default=0,
+        metavar="EPOCHS",
+        help="weight drop comes in after so many epochs without a new best",
     )
     add("--alpha", type=at_least_zero(float), help="weight of AR")
     add("--beta", type=at_least_zero(float), help="weight of TAR")

@@ -71,6 +71,15 @@ def minimise(objective, optimizer, flags):
     return train_op, norm
 
 
+def first_stall(losses, patience):
+    """After how many epochs `patience` had no new best; None: never yet."""
+    for epochs in range(1, len(losses) + 1):
+        best = 1 + int(np.argmin(losses[:epochs]))
+        if epochs - best >= patience:
+            return epochs
+    return None
+
+
 class Trainer(object):
     """One model in training.
 
@@ -280,6 +289,8 @@ class Trainer(object):
             self.training.targets: targets,
             self.learning_rate: rate,
         }
+        if self.training.weight_keep is not None:
+            feeds[self.training.weight_keep] = self.weight_keep(epochs)
         try:
             loss, _, _, *summaries = self.session.run(fetches, feeds)
         except tf.errors.InvalidArgumentError as error:
@@ -298,6 +309,18 @@ class Trainer(object):
         rise = min(1.0, (self.progress["step"] + 1) / WARM_UP)
         fall = 0.5 * (1.0 + np.cos(np.pi * epochs / self.flags.epochs))
         return self.flags.learning_rate * rise * fall
+
+    def weight_keep(self, epochs):
+        """The share kept of the layers' weights, after so many epochs."""
+        begun = 0
+        if self.flags.weight_drop_patience:
+            losses = [point["held_out"] for point in self.progress["curve"]]
+            begun = first_stall(losses, self.flags.weight_drop_patience)
+            if begun is None:
+                return 1.0
+        over = self.flags.weight_drop_over
+        come_in = min(1.0, (epochs - begun) / over) if over else 1.0
+        return 1.0 - come_in * (1.0 - self.flags.weight_keep)
 
     def _finish_epoch(self):
         """Evaluates, keeps the best, saves. Returns a line on the epoch."""

@@ -128,6 +128,20 @@ def test_cells_of_the_line(quality, example):
         assert dict(swap, without=0) == dict(line, without=0)
 
 
+def test_schedules_are_of_cells_of_the_line(quality, example):
+    cells = {cell.name for cell in example("quality_rows").CELLS}
+    cells.add(example("quality_rows").SWAP_CELLS["recipe"].name)
+    for name in rows_of(quality, "schedule"):
+        cell, when = name.rsplit("-", 1)
+        assert cell in cells
+        flags = flags_of(quality, name, "schedule")
+        comes_in = flags.weight_drop_over, flags.weight_drop_patience
+        assert (
+            comes_in == {"half": (10, 0), "all": (20, 0), "stall": (0, 3)}[when]
+        )
+        assert flags.epochs == (80 if when == "stall" else 20)
+
+
 def test_gains_are_of_the_same_seeds(example):
     picture, rows = example("line_picture"), example("quality_rows")
     cell = rows.SWAP_CELLS["swap_recurrent"]
@@ -257,6 +271,7 @@ def other_places(tmp_path):
     [
         ("ablation", "ablation", []),
         ("swap", "swap", []),
+        ("schedule", "schedule", []),
         ("medium", "kjv", [f"--json={RESULTS / 'kjv.json'}"]),
     ],
 )

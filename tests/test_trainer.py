@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import grids
 import numpy as np
@@ -37,6 +38,59 @@ def randomise(trainer):
         variable.load(
             np.random.randn(*variable.shape.as_list()), trainer.session
         )
+
+
+def kept_in_a_step(trainer, epochs):
+    """Shares kept of the layers' weights in one step, after so many epochs."""
+    told = []
+    trainer.writer = types.SimpleNamespace(
+        add_summary=lambda summary, step: told.append(summary)
+    )
+    trainer.progress["step"] = 0  # a step that writes summaries
+    _, inputs, targets = next(windows_of(trainer))
+    trainer._train_step(epochs, inputs, targets)
+    return [
+        value.simple_value
+        for value in tf.Summary.FromString(told[0]).value
+        if value.tag.endswith("kept_fraction")
+    ]
+
+
+def test_weight_drop_comes_in(start_run):
+    trainer = start_run("recipe", "--weight-keep=0.6", "--weight-drop-over=2")
+    kept = [trainer.weight_keep(epochs) for epochs in (0, 0.5, 2, 3)]
+    np.testing.assert_allclose(kept, [1.0, 0.9, 0.6, 0.6])
+    assert kept_in_a_step(trainer, epochs=0) == [1.0]
+    (share,) = kept_in_a_step(trainer, epochs=2)
+    # Of the 8 recurrent rows of 32: 5 standard deviations.
+    assert abs(share - 0.6) < 5 * (0.6 * 0.4 / 256) ** 0.5
+
+
+def test_weight_drop_waits_for_a_stall(start_run):
+    trainer = start_run(
+        "recipe", "--weight-keep=0.6", "--weight-drop-patience=2"
+    )
+    kept = []
+    for epochs, loss in enumerate([3.0, 2.0, 2.1, 2.0, 1.0, 0.9]):
+        kept.append(trainer.weight_keep(epochs))
+        trainer.progress["curve"].append({"held_out": loss})
+    # Once it has come it stays, even if there is a new best.
+    assert kept == [1.0, 1.0, 1.0, 1.0, 0.6, 0.6]
+
+
+def test_nothing_comes_in_where_nothing_is_dropped(start_run, tmp_path):
+    for kind, *more in (
+        ("plain",),
+        ("recipe", "--without", "weight_drop"),
+    ):
+        trainer = start_run(
+            kind,
+            "--weight-drop-over=2",
+            "--weight-drop-patience=1",
+            *more,
+            f"--out={tmp_path / kind}",
+        )
+        assert kept_in_a_step(trainer, epochs=5) == []
 
 
 def test_a_step_clips_the_gradient_and_decays_the_weights(start_run):
