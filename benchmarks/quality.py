@@ -10,9 +10,9 @@
 `make demo`, nine tenths of it; the epoch is chosen on the next twentieth, and
 the last twentieth is what it is tested on. Each cell of `line` is another
 width, length of training or keep rate; `schedule` has weight drop come in
-later in some of them. `medium` is for a folder with three
-parts (`prepare_text.py` makes one). `ablation` is by character, and has no
-test part: its loss is on the tenth that the epoch was chosen on.
+later in some of them. `medium` is for a folder with three parts
+(`prepare_text.py` makes one). `ablation` is by character, and has no test
+part: its loss is on the tenth that the epoch was chosen on.
 
 Same network, data and number of epochs in each row, but for what its title
 says. Prints the table as Markdown. Every finished run is kept in `--json` and

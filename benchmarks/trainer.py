@@ -73,10 +73,12 @@ def minimise(objective, optimizer, flags):
 
 def first_stall(losses, patience):
     """After how many epochs `patience` had no new best; None: never yet."""
-    for epochs in range(1, len(losses) + 1):
-        best = 1 + int(np.argmin(losses[:epochs]))
-        if epochs - best >= patience:
-            return epochs
+    best = 0
+    for epoch, loss in enumerate(losses):
+        if loss < losses[best]:
+            best = epoch
+        elif epoch - best >= patience:
+            return epoch + 1
     return None
 
 

@@ -129,16 +129,15 @@ def test_cells_of_the_line(quality, example):
 
 
 def test_schedules_are_of_cells_of_the_line(quality, example):
-    cells = {cell.name for cell in example("quality_rows").CELLS}
-    cells.add(example("quality_rows").SWAP_CELLS["recipe"].name)
+    rows = example("quality_rows")
+    cells = {cell.name for cell in [*rows.CELLS, rows.SWAP_CELLS["recipe"]]}
+    schedules = {"half": (10, 0), "all": (20, 0), "stall": (0, 3)}
     for name in rows_of(quality, "schedule"):
         cell, when = name.rsplit("-", 1)
         assert cell in cells
         flags = flags_of(quality, name, "schedule")
         comes_in = flags.weight_drop_over, flags.weight_drop_patience
-        assert (
-            comes_in == {"half": (10, 0), "all": (20, 0), "stall": (0, 3)}[when]
-        )
+        assert comes_in == schedules[when]
         assert flags.epochs == (80 if when == "stall" else 20)
 
 
